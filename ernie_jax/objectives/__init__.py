@@ -1,0 +1,1 @@
+"""Losses of each head, and how they are joined into one objective."""

@@ -1,0 +1,102 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+Letters: B rows, L positions, D width, V vocabulary.
+The loss walks over chunks of positions. Its gradient is formed in the same walk, while a chunk's logits
+are at hand, so logits are computed once and never stored: three matrix products in all.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+CHUNK_LOGITS = 1 << 22  # logits held at once (16 MB of float32): they stay in a CPU's last-level cache
+
+
+def cross_entropy_sum(
+  hidden: Float[Array, "B L D"],
+  kernel: Float[Array, "D V"],
+  target: Int[Array, "B L"],
+  weight: Float[Array, "B L"],
+) -> Float[Array, ""]:
+  """Sum over positions of weight * -log softmax(hidden @ kernel)[target], in float32.
+
+  Differentiable in `hidden` and `kernel`. Positions of weight 0 contribute nothing, whatever they hold.
+  """
+  return _sum(hidden, kernel, target, weight)
+
+
+def token_losses(hidden, kernel, target) -> Float[Array, "B L"]:
+  """-log softmax(hidden @ kernel)[target] of every position, in float32 (for evaluation)."""
+
+  def chunk(_, one):
+    h, t = one
+    logits = _logits(h, kernel)
+    return None, jax.nn.logsumexp(logits, axis=-1) - _pick(logits, t)
+
+  _, losses = jax.lax.scan(chunk, None, _chunks(kernel, hidden, target))
+  return jnp.moveaxis(losses, 0, 1).reshape(hidden.shape[0], -1)[:, : hidden.shape[1]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=())
+def _sum(hidden, kernel, target, weight):
+  losses = token_losses(hidden, kernel, target)
+  return jnp.sum(jnp.where(weight > 0, losses * weight, 0.0))
+
+
+def _sum_forward(hidden, kernel, target, weight):
+  b, length, d = hidden.shape
+
+  def chunk(carry, one):
+    total, d_kernel = carry
+    h, t, w = one
+    h = jnp.where((w > 0)[..., None], h, 0)
+    logits = _logits(h, kernel)
+    top = logits.max(-1, keepdims=True)
+    exponent = jnp.exp(logits - top)
+    normaliser = exponent.sum(-1, keepdims=True)
+    losses = (jnp.log(normaliser) + top)[..., 0] - _pick(logits, t)
+    hit = t[..., None] == jnp.arange(kernel.shape[1])
+    d_logits = (exponent / normaliser - hit) * w[..., None]
+    d_logits = d_logits.astype(h.dtype)
+    d_h = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(h.dtype))
+    d_kernel += jnp.einsum("bld,blv->dv", h, d_logits, preferred_element_type=jnp.float32)
+    return (total + jnp.sum(losses * w), d_kernel), d_h
+
+  start = (jnp.zeros((), jnp.float32), jnp.zeros(kernel.shape, jnp.float32))
+  chunks = _chunks(kernel, hidden, target, weight)
+  (total, d_kernel), d_hidden = jax.lax.scan(chunk, start, chunks)
+  d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(b, -1, d)[:, :length]
+  return total, (d_hidden, d_kernel.astype(kernel.dtype))
+
+
+def _sum_backward(saved, cotangent):
+  d_hidden, d_kernel = saved
+  scaled = lambda g: (g * cotangent).astype(g.dtype)
+  return scaled(d_hidden), scaled(d_kernel), None, None
+
+
+_sum.defvjp(_sum_forward, _sum_backward)
+
+
+def _logits(h, kernel):
+  return jnp.einsum("bld,dv->blv", h, kernel.astype(h.dtype), preferred_element_type=jnp.float32)
+
+
+def _pick(logits, target):
+  return jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+
+
+def _chunks(kernel, *arrays):
+  """Splits [B, L, ...] arrays along L into [chunks, B, c, ...]; rows stay whole, so they stay sharded."""
+  b, length = arrays[0].shape[:2]
+  count = max(1, -(-b * length * kernel.shape[1] // CHUNK_LOGITS))
+  size = -(-length // min(count, length))
+  count = -(-length // size)
+
+  def split(x):
+    x = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(b, count, size, *x.shape[2:]), 1, 0)
+
+  return tuple(split(x) for x in arrays)
