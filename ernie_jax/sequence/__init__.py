@@ -1,0 +1,41 @@
+"""Rows: parts of an example -> positions, groups, hidden intervals, targets and weights. NumPy only.
+
+    row = lay_out([Text((BOS, 70, 71)), VisionTarget(slot=0, frames=1, scales=((1, 1), (2, 2)))])
+    print(describe(pack([row], 32)))
+
+Parts (`parts.py`): `Text`, `ContextMedia`, `VisionTarget`, `Audio`; `Part` is any of them, and
+`part.length` its positions. One example: `lay_out`, `LayoutOptions` (`layout.py`). Packing: `pack`, `pad`,
+`join`. The struct itself: `Row`, `Kind`, `empty_row` (`row.py`, which states the conventions). The
+attention rule on the host: `visible`, `visible_reference` (`rule.py`). `SpecialToken`, `RESERVED_IDS`
+(`special.py`). A table for people: `describe` (`draw.py`).
+"""
+
+from ernie_jax.sequence.draw import describe
+from ernie_jax.sequence.layout import LayoutOptions, lay_out, scale_coordinates
+from ernie_jax.sequence.pack import pack, pad
+from ernie_jax.sequence.parts import Audio, ContextMedia, Part, Text, VisionTarget
+from ernie_jax.sequence.row import Kind, Row, empty_row, join
+from ernie_jax.sequence.rule import visible, visible_reference
+from ernie_jax.sequence.special import RESERVED_IDS, SpecialToken
+
+__all__ = [
+  "RESERVED_IDS",
+  "Audio",
+  "ContextMedia",
+  "Kind",
+  "LayoutOptions",
+  "Part",
+  "Row",
+  "SpecialToken",
+  "Text",
+  "VisionTarget",
+  "describe",
+  "empty_row",
+  "join",
+  "lay_out",
+  "pack",
+  "pad",
+  "scale_coordinates",
+  "visible",
+  "visible_reference",
+]
