@@ -8,8 +8,6 @@ scatters serialise on every platform.
 T tokens, K choices of a token, M slots of the buffer, E experts, D model width, F expert width.
 """
 
-from functools import partial
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -126,7 +124,6 @@ def _combine_backward(saved, dout_TD):
 _combine.defvjp(_combine_forward, _combine_backward)
 
 
-@partial(jax.jit, static_argnames=("backend",))
 def expert_mlp(
   x_TD: Float[Array, "T D"],
   experts_TK: Int[Array, "T K"],
