@@ -1,0 +1,28 @@
+"""What several rooms' tests share: a small corpus of real text and a tokenizer trained on it."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from ernie_jax.text import files
+from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory) -> pathlib.Path:
+  """A directory of forty small files of Python's standard library, in two folders."""
+  root = tmp_path_factory.mktemp("corpus")
+  (root / "more").mkdir()
+  small = [f for f in files.find() if 500 < pathlib.Path(f.path).stat().st_size < 12_000]
+  for i, file in enumerate(small[:40]):
+    name = f"{i:02d}_{pathlib.Path(file.path).name}"
+    shutil.copyfile(file.path, (root / "more" if i % 3 == 0 else root) / name)
+  return root
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus_dir) -> Tokenizer:
+  """640 ids, trained on `corpus_dir`."""
+  texts = (files.read(f) for f in files.find(str(corpus_dir)))
+  return train_tokenizer((t for t in texts if t), vocab_size=640)
