@@ -1,8 +1,15 @@
-"""What several rooms' tests share: a small corpus of real text and a tokenizer trained on it."""
+"""What several rooms' tests share: eight simulated devices, a small corpus and a tokenizer for it."""
 
+import os
 import pathlib
 import shutil
 
+# Read when jax is first imported, so it must be set before any of our modules is.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+# ruff: noqa: E402
 import pytest
 
 from ernie_jax.text import files

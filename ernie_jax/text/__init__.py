@@ -1,0 +1,1 @@
+"""Text: files to read, and the tokenizer that turns any string into ids and back."""
