@@ -40,10 +40,7 @@ def run(main: Callable[[list[str]], Any], *, arguments: int = 0) -> None:
       is an error rather than being ignored.
   """
 
-  def quiet_main(argv: list[str]) -> Any:
-    # absl raises its level to INFO once flags are parsed, so this must come after.
-    if flags.FLAGS["verbosity"].using_default_value:
-      logging.set_verbosity(logging.WARNING)
+  def checked_main(argv: list[str]) -> Any:
     if len(argv) > 1 + arguments:
       raise UserError(
         f"unexpected argument {argv[1 + arguments]!r}; flags are given as --name=value"
@@ -51,7 +48,7 @@ def run(main: Callable[[list[str]], Any], *, arguments: int = 0) -> None:
     return main(argv)
 
   try:
-    app.run(quiet_main, flags_parser=_parse_flags)
+    app.run(checked_main, flags_parser=_parse_flags)
   except UserError as e:
     print(f"error: {_one_line(e)}", file=sys.stderr)
     sys.exit(USER_ERROR_STATUS)
@@ -99,7 +96,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if isinstance(flag.parser, config_flags.ConfigFileFlagParser):
       flag.parser = _ConfigFileParser(flag.parser.name)
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as e:
     name = e.flagname.split(".")[0]
     if "." in e.flagname and name in flags.FLAGS:
@@ -107,6 +104,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     raise UserError(str(e)) from e
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
     raise UserError(str(e)) from e
+  # absl goes to INFO from here on if the flag is still at its default.
+  if flags.FLAGS["verbosity"].using_default_value:
+    flags.FLAGS.verbosity = logging.WARNING
+  return rest
 
 
 def _overrides(name: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import ernie_jax
 
 PROGRAM = """
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 from ernie_jax import cli
 from ernie_jax.errors import UserError
@@ -26,6 +26,8 @@ def main(argv):
     raise ZeroDivisionError("ours")
   if FAIL.value == "interrupt":
     raise KeyboardInterrupt
+  logging.info("chatter")
+  logging.warning("trouble")
   config = cli.require(CONFIG, example="experiments/quickstart.py")
   print("depth", config.model.depth, "rate", config.rate, "tie", config.model.tie, argv[1:])
 
@@ -92,7 +94,7 @@ def call(folder, line: str) -> subprocess.CompletedProcess:
     ("--config=imports.py", "imports.py, line 1: ModuleNotFoundError"),
     ("--config=empty.py", "config file empty.py"),
     ("--config=nothing.py", "config file nothing.py: get_config() returned nothing"),
-    ("", "missing flag --config; add --config=experiments/quickstart.py"),
+    ("--verbosity=-2", "missing flag --config; add --config=experiments/quickstart.py"),
     ("--config", "Missing value for flag --config"),
     ("--numbr=1", "Did you mean: number"),
     ("--number=many", "--number=many"),
@@ -111,8 +113,14 @@ def test_a_mistake_is_told_in_one_line(folder, line, told):
 def test_overrides_and_positional_arguments_reach_main(folder):
   line = "--config=good.py --config.model.depth=8 --noconfig.model.tie --config.rate=2 folder"
   done = call(folder, line)
-  assert (done.returncode, done.stderr) == (0, "")
+  assert done.returncode == 0
   assert done.stdout == "depth 8 rate 2.0 tie False ['folder']\n"
+
+
+def test_library_chatter_is_shown_only_when_asked_for(folder):
+  quiet = call(folder, "--config=good.py").stderr
+  assert "chatter" not in quiet and "trouble" in quiet
+  assert "chatter" in call(folder, "--config=good.py --verbosity=0").stderr
 
 
 def test_an_interrupt_is_quiet(folder):
