@@ -6,14 +6,15 @@ import shutil
 
 # Read when jax is first imported, so it must be set before any of our modules is.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_DEVICES = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
-# ruff: noqa: E402
 import pytest
 
+from ernie_jax.sharding.mesh import simulate_devices
 from ernie_jax.text import files
 from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
+
+# For the meshes. An option, not XLA_FLAGS, so that programs which tests start see one device.
+simulate_devices(8)
 
 
 @pytest.fixture(scope="session")

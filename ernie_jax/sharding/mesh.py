@@ -98,10 +98,10 @@ def simulate_devices(count: int) -> None:
 
 
 def axis_sizes(config: MeshConfig, n_devices: int) -> dict[str, int]:
-  """The size of each axis, with -1 filled in.
+  """The size of each axis, with -1 filled in. Without a -1 they may use a part of the devices.
 
   Raises:
-    UserError: the axes do not divide, or do not use, all devices; the key is named.
+    UserError: the axes do not divide the devices; the key is named.
   """
   sizes = {axis: getattr(config, axis) for axis in AXES}
   left = n_devices
@@ -110,32 +110,34 @@ def axis_sizes(config: MeshConfig, n_devices: int) -> dict[str, int]:
       continue
     if left % size:
       raise UserError(
-        f"config.mesh.{axis}={size} does not divide the {_devices(n_devices)}"
+        f"config.mesh.{axis}={size} does not divide {_devices(n_devices)}"
         + (f" ({left} left by the other axes)" if left != n_devices else "")
       )
     left //= size
   free = [axis for axis, size in sizes.items() if size == -1]
   if free:
     sizes[free[0]] = left
-  elif left != 1:
-    used = ", ".join(f"{a}={s}" for a, s in sizes.items() if s > 1) or "all axes 1"
-    raise UserError(
-      f"config.mesh ({used}) uses {n_devices // left} of {_devices(n_devices)}; "
-      "set config.mesh.data=-1 to use what is left"
-    )
   return sizes
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The mesh of `config` over `devices` (all of them by default), of one slice or several.
 
-  With several TPU slices, the data axis (then fsdp) is what spans the slow network between them.
+  Axes that spell out a smaller mesh than there are devices get the first ones. With several TPU
+  slices, the data axis (then fsdp) is what spans the slow network between them.
 
   Raises:
-    UserError: the mesh does not divide the devices.
+    UserError: the mesh does not divide the devices, or leaves a process without any.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = axis_sizes(config, len(devices))
+  used = math.prod(sizes.values())
+  if used < len(devices) and len({d.process_index for d in devices}) > 1:
+    raise UserError(
+      f"config.mesh uses {used} of {len(devices)} devices, but every process must take part; "
+      "set config.mesh.data=-1"
+    )
+  devices = devices[:used]
   kinds = (AxisType.Auto,) * len(AXES)
   slices = len({getattr(d, "slice_index", 0) for d in devices})
   if slices == 1:
