@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from ernie_jax.backbone.dispatch import Dispatch, combine, gather
 from ernie_jax.errors import UserError
 from ernie_jax.sharding import rules
 from ernie_jax.sharding.mesh import BATCH_AXES, active_config, active_mesh
@@ -177,12 +178,12 @@ def _ring(
   local_fn: LocalExperts,
 ) -> Float[Array, "T D"]:
   """Every device sees the tokens of all n, and answers for its own experts."""
-  gather = lambda a: jax.lax.all_gather(a, "expert", tiled=True)
+  collect = lambda a: jax.lax.all_gather(a, "expert", tiled=True)
   n_local = jax.tree.leaves(weights)[0].shape[0]
   # One gather fewer: a dead choice travels as expert -1.
-  ids = gather(jnp.where(live, experts, -1)) - jax.lax.axis_index("expert") * n_local
+  ids = collect(jnp.where(live, experts, -1)) - jax.lax.axis_index("expert") * n_local
   here = (ids >= 0) & (ids < n_local)  # never true for -1: it is negative on every device
-  out = local_fn(gather(x), jnp.where(here, ids, 0), gather(gates), here, weights)
+  out = local_fn(collect(x), jnp.where(here, ids, 0), collect(gates), here, weights)
   return jax.lax.psum_scatter(out, "expert", scatter_dimension=0, tiled=True)
 
 
@@ -232,21 +233,20 @@ def _all_to_all(
   experts' buffers are K times smaller, and for n well above K hardly any two choices share a device.
   """
   n_local = jax.tree.leaves(weights)[0].shape[0]
-  k = experts.shape[1]
   device = jnp.where(live, experts // n_local, n).reshape(-1)  # [T*K], n: goes nowhere
   onto = device[:, None] == jnp.arange(n)  # [T*K, n]
-  place = jnp.cumsum(onto, axis=0, dtype=jnp.int32)[jnp.arange(device.size), device.clip(0, n - 1)]
-  slot = jnp.where(device < n, device * capacity + place - 1, n * capacity)
-  # The inverse: which assignment fills a slot (none: past the end, read as zeros).
-  source = jnp.full(n * capacity, device.size).at[slot].set(jnp.arange(device.size), mode="drop")
+  nth = (jnp.cumsum(onto, axis=0, dtype=jnp.int32) * onto).sum(1)  # counted from 1
+  slot = jnp.where(device < n, device * capacity + nth - 1, n * capacity)
+  # The inverse: which assignment fills a slot; past the end where none does.
+  assignment = jnp.full(n * capacity, device.size, jnp.int32)
+  assignment = assignment.at[slot].set(jnp.arange(device.size, dtype=jnp.int32), mode="drop")
+  dispatch = Dispatch(assignment, slot.reshape(experts.shape), onto.sum(0))
 
   send = lambda a: jax.lax.all_to_all(a, "expert", 0, 0, tiled=True)
-  x_there = send(x.at[source // k].get(mode="fill", fill_value=0))
+  x_there = send(gather(x, dispatch))
   ids = (experts % n_local).reshape(-1)
-  ids_there = send(ids.at[source].get(mode="fill", fill_value=-1))[:, None]
+  ids_there = send(ids.at[assignment].get(mode="fill", fill_value=-1))[:, None]
   there = ids_there >= 0
   ones = jnp.ones(ids_there.shape, gates.dtype)
   out_there = local_fn(x_there, jnp.where(there, ids_there, 0), ones, there, weights)
-  out = send(out_there).at[slot].get(mode="fill", fill_value=0).reshape(*experts.shape, -1)
-  summed = jnp.einsum("tk,tkd->td", gates, out, preferred_element_type=jnp.float32)
-  return summed.astype(out.dtype)
+  return combine(send(out_there), gates, dispatch)
