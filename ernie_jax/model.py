@@ -16,7 +16,6 @@ from ernie_jax.backbone.inputs import (
   Cache,
   Context,
   LayerStats,
-  all_active,
   append_keys,
 )
 from ernie_jax.backbone.linear import Linear, SwiGLU, fan_in_init
@@ -70,8 +69,6 @@ class UnifiedModel(nn.Module):
     """
     c = self.config
     row = jax.tree.map(jnp.asarray, row)
-    if active is None:
-      active = all_active(c)
     embedding = Embedding(c, name="embed")
     x = logical_constraint(embedding(row), ("batch", "length", "act_embed"))
     if cache is not None:
@@ -141,7 +138,9 @@ class MultiTokenPrediction(nn.Module):
     return x + mlp(normed)
 
 
-def make_context(row: Row, active: Active, cache: Cache | None, *, config: ModelConfig) -> Context:
+def make_context(
+  row: Row, active: Active | None, cache: Cache | None, *, config: ModelConfig
+) -> Context:
   """The layers' shared inputs for a block of positions; `cache` already counts the block."""
   rows, length = row.kind.shape
   cos, sin = rotary_angles(row.position, head_dim=config.head_dim, base=config.rope_base)
@@ -154,8 +153,8 @@ def make_context(row: Row, active: Active, cache: Cache | None, *, config: Model
     queries=QueryRule(example=row.example, group=row.group, index=index),
     keys=_key_rule(row) if cache is None else cache.keys,
     live=row.kind != Kind.PAD,
-    counted=spread(active.is_full(config)),
-    top_k=spread(active.top_k),
+    counted=spread(True if active is None else active.is_full(config)),
+    top_k=spread(config.top_k if active is None else active.top_k),
   )
 
 

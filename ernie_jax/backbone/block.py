@@ -26,12 +26,14 @@ class LayerInputs:
     bias: float32 [E], the router's balancing bias.
     runs: bool [B] (by row) or [] (for the step): whether the layer runs or is passed by.
     experts: bool [B, E] or [E]: experts that may be chosen.
+
+  `runs` and `experts` are None in a plain model, where everything always runs.
   """
 
   number: Int[Array, ""]
   bias: Float[Array, "E"]
-  runs: Bool[Array, "*B"]
-  experts: Bool[Array, "*B E"]
+  runs: Bool[Array, "*B"] | None
+  experts: Bool[Array, "*B E"] | None
 
 
 @flax.struct.dataclass
@@ -56,16 +58,18 @@ class Block(nn.Module):
   def __call__(
     self, carry: Carry, layer: LayerInputs, context: Context
   ) -> tuple[Carry, LayerStats]:
-    if layer.runs.ndim == 0 and not self.is_initializing():
+    by_step = layer.runs is not None and layer.runs.ndim == 0
+    if by_step and not self.is_initializing():
       skip = lambda _, carry, __, ___: (carry, no_stats(self.config.experts))
       return nn.cond(layer.runs, Block._run, skip, self, carry, layer, context)
     return self._run(carry, layer, context)
 
   def _run(self, carry: Carry, layer: LayerInputs, context: Context) -> tuple[Carry, LayerStats]:
     c, x = self.config, carry.x
-    rows = x.shape[0]
-    runs = jnp.broadcast_to(layer.runs, (rows,))
-    keep = lambda delta: jnp.where(runs[:, None, None], delta, 0).astype(x.dtype)
+    keep, live = lambda delta: delta.astype(x.dtype), context.live
+    if layer.runs is not None and layer.runs.ndim == 1:
+      keep = lambda delta: jnp.where(layer.runs[:, None, None], delta, 0).astype(x.dtype)
+      live = live & layer.runs[:, None]
 
     store, start = None, None
     if carry.cache is not None:
@@ -78,8 +82,8 @@ class Block(nn.Module):
 
     normed = RMSNorm(c.norm_eps, name="mlp_norm")(x)
     if self.moe:
-      allowed = jnp.broadcast_to(layer.experts, (rows, c.experts))
-      live = context.live & runs[:, None]
+      experts = jnp.ones((), bool) if layer.experts is None else layer.experts
+      allowed = jnp.broadcast_to(experts, (x.shape[0], c.experts))
       moe = MixtureOfExperts(c, name="moe")
       delta, stats = moe(normed, layer.bias, allowed, live, context)
     else:

@@ -25,12 +25,15 @@ class Stack(nn.Module):
     self,
     x: Float[Array, "B L D"],
     bias: Float[Array, "N E"],
-    active: Active,
+    active: Active | None,
     context: Context,
     cache: Cache | None = None,
   ) -> tuple[Carry, LayerStats]:
     layers = LayerInputs(
-      number=jnp.arange(self.config.depth), bias=bias, runs=active.layers, experts=active.experts
+      number=jnp.arange(self.config.depth),
+      bias=bias,
+      runs=None if active is None else active.layers,
+      experts=None if active is None else active.experts,
     )
     carry, stats = Carry(x=x, cache=cache), []
     for segment in self.config.segments():

@@ -1,0 +1,117 @@
+"""A trained model on disk: what every tool that is not the trainer reads and writes.
+
+A workdir holds `config.json` (the experiment as it was built) and `checkpoints/STEP` with at least
+`params` and `variables` (the routers' bias and measured use); the tokenizer is an asset beside them.
+Training adds optimizer state; a sliced or converted model has none and is otherwise the same.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ernie_jax import config as config_lib
+from ernie_jax.backbone.config import ModelConfig
+from ernie_jax.elastic.family import ElasticConfig
+from ernie_jax.errors import UserError
+from ernie_jax.text.tokenizer import Tokenizer
+from ernie_jax.train import checkpoint
+
+TOKENIZER = "tokenizer.model"
+
+
+@dataclasses.dataclass
+class SavedModel:
+  """A model with all that is needed to run it.
+
+  Attributes:
+    config: the experiment's config as a plain dict, with `model` and `elastic`.
+    model, elastic: the same, built and checked.
+    params: nested dicts of NumPy arrays.
+    bias, usage: float32 [N, E], the routers' bias and the measured use of their experts.
+    tokenizer: None for an imported checkpoint that has its own.
+    step: the training step it was saved at.
+  """
+
+  config: dict[str, Any]
+  model: ModelConfig
+  elastic: ElasticConfig
+  params: Any
+  bias: np.ndarray
+  usage: np.ndarray
+  tokenizer: Tokenizer | None
+  step: int
+
+
+def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+  """The experiment's config of a workdir.
+
+  Raises:
+    UserError: the workdir or its config is not there, or not JSON.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  if not path.exists():
+    raise UserError(f"--workdir: no trained model in {workdir} (there is no {path.name})")
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as e:
+    raise UserError(f"{path} is not valid JSON: {e}") from e
+
+
+def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:
+  """Writes config.json so that it appears whole."""
+  path = pathlib.Path(workdir) / "config.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(".part")
+  temporary.write_text(json.dumps(config, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def load_model(workdir: str | pathlib.Path, *, step: int | None = None) -> SavedModel:
+  """Reads the newest checkpoint of a workdir, or that of `step`, into host memory.
+
+  Raises:
+    UserError: no model there, or no such step.
+  """
+  values = read_config(workdir)
+  folder = pathlib.Path(workdir) / "checkpoints"
+  known = checkpoint.steps(folder)
+  if not known:
+    raise UserError(f"--workdir: {workdir} has no complete checkpoint yet")
+  step = known[-1] if step is None else step
+  if step not in known:
+    raise UserError(f"--step: no checkpoint of step {step} in {workdir}; there are {known}")
+  variables = checkpoint.load_params(folder, step, subtree="variables")
+  asset = folder / "assets" / TOKENIZER
+  return SavedModel(
+    config=values,
+    model=config_lib.build(ModelConfig, values["model"], path="config.model"),
+    elastic=config_lib.build(ElasticConfig, values["elastic"], path="config.elastic"),
+    params=checkpoint.load_params(folder, step, subtree="params"),
+    bias=variables["bias"],
+    usage=variables["usage"],
+    tokenizer=Tokenizer.load(asset) if asset.exists() else None,
+    step=step,
+  )
+
+
+def save_model(workdir: str | pathlib.Path, saved: SavedModel) -> None:
+  """Writes an ordinary checkpoint without optimizer state.
+
+  Raises:
+    UserError: the workdir already holds a checkpoint.
+  """
+  folder = pathlib.Path(workdir) / "checkpoints"
+  if checkpoint.steps(folder):
+    raise UserError(f"{workdir} already holds a model; choose an empty directory")
+  values = dict(saved.config)
+  values["model"] = config_lib.to_dict(saved.model)
+  values["elastic"] = config_lib.to_dict(saved.elastic)
+  write_config(workdir, values)
+  state = {"params": saved.params, "variables": {"bias": saved.bias, "usage": saved.usage}}
+  if saved.tokenizer is not None:
+    saved.tokenizer.save(folder / "assets" / TOKENIZER)
+  with checkpoint.Checkpoints(str(folder)) as checkpoints:
+    checkpoints.save(saved.step, state, {})

@@ -1,0 +1,38 @@
+"""What a stage of training must say about itself; the loop does the rest.
+
+A task is a model together with its objective: pre-training, a tokenizer, a codec, RL. It never sees
+optimizers, checkpoints or meshes.
+"""
+
+from typing import Any, Protocol
+
+import flax.struct
+from jaxtyping import Array, Float
+
+
+@flax.struct.dataclass
+class Loss:
+  """What a task returns for one micro-batch.
+
+  Attributes:
+    loss: float32 [], the value to differentiate.
+    metrics: name -> float32 array, averaged over the step's micro-batches and logged.
+    counts: pytree of arrays, summed over the step's micro-batches and given to `update`.
+  """
+
+  loss: Float[Array, ""]
+  metrics: dict[str, Array]
+  counts: Any
+
+
+class Task(Protocol):
+  """One kind of training."""
+
+  def init(self, key: Array) -> tuple[Any, Any]:
+    """Parameters (boxed with logical axis names) and variables (state outside the optimizer)."""
+
+  def loss(self, params: Any, variables: Any, batch: Any, key: Array, step: Array) -> Loss:
+    """The objective on one micro-batch; `key` is the same on all hosts."""
+
+  def update(self, variables: Any, counts: Any, step: Array) -> Any:
+    """The variables after an optimizer step, from the counts of the whole step."""
