@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ernie_jax.kernels.grouped_matmul import grouped_matmul
+from ernie_jax.kernels.blocked_mlp import blocked_mlp, rows_at
+from ernie_jax.kernels.grouped_matmul import grouped_matmul, resolve
 
 
 @flax.struct.dataclass
@@ -65,11 +66,6 @@ def plan(
   return Dispatch(assignment_M, slot_A.reshape(experts_TK.shape), group_sizes_E)
 
 
-def _rows(x, index):
-  """x[index], zeros where the index is past the end."""
-  return x.at[index].get(mode="fill", fill_value=0)
-
-
 def gather(x_TD: Float[Array, "T D"], dispatch: Dispatch) -> Float[Array, "M D"]:
   """The token of every slot; zeros in empty slots."""
   return _gather(x_TD, dispatch)
@@ -77,7 +73,7 @@ def gather(x_TD: Float[Array, "T D"], dispatch: Dispatch) -> Float[Array, "M D"]
 
 @jax.custom_vjp
 def _gather(x_TD, dispatch):
-  return _rows(x_TD, dispatch.source_M)
+  return rows_at(x_TD, dispatch.source_M)
 
 
 def _gather_forward(x_TD, dispatch):
@@ -85,7 +81,7 @@ def _gather_forward(x_TD, dispatch):
 
 
 def _gather_backward(dispatch, dx_MD):
-  dx_TKD = _rows(dx_MD, dispatch.slot_TK)
+  dx_TKD = rows_at(dx_MD, dispatch.slot_TK)
   return jnp.sum(dx_TKD, axis=1, dtype=jnp.float32).astype(dx_MD.dtype), None
 
 
@@ -101,7 +97,7 @@ def combine(
 
 @jax.custom_vjp
 def _combine(y_MD, gates_TK, dispatch):
-  y_TKD = _rows(y_MD, dispatch.slot_TK)
+  y_TKD = rows_at(y_MD, dispatch.slot_TK)
   gates_TK = jnp.where(dispatch.slot_TK < y_MD.shape[0], gates_TK, 0)
   out_TD = jnp.einsum("tkd,tk->td", y_TKD, gates_TK, preferred_element_type=jnp.float32)
   return out_TD.astype(y_MD.dtype)
@@ -113,10 +109,10 @@ def _combine_forward(y_MD, gates_TK, dispatch):
 
 def _combine_backward(saved, dout_TD):
   y_MD, gates_TK, dispatch = saved
-  gate_M = _rows(gates_TK.reshape(-1), dispatch.assignment_M)
-  dy_MD = gate_M[:, None] * _rows(dout_TD, dispatch.source_M).astype(jnp.float32)
+  gate_M = rows_at(gates_TK.reshape(-1), dispatch.assignment_M)
+  dy_MD = gate_M[:, None] * rows_at(dout_TD, dispatch.source_M).astype(jnp.float32)
   dgates_TK = jnp.einsum(
-    "tkd,td->tk", _rows(y_MD, dispatch.slot_TK), dout_TD, preferred_element_type=jnp.float32
+    "tkd,td->tk", rows_at(y_MD, dispatch.slot_TK), dout_TD, preferred_element_type=jnp.float32
   )
   return dy_MD.astype(y_MD.dtype), dgates_TK.astype(gates_TK.dtype), None
 
@@ -138,6 +134,9 @@ def expert_mlp(
   """The routed experts: sum over live choices of gate * (silu(x w_gate) * (x w_up)) w_down."""
   dispatch = plan(experts_TK, live_TK, num_experts=w_gate_EDF.shape[0])
   sizes = dispatch.group_sizes_E
+  if resolve(backend) == "blocked":
+    weights = (w_gate_EDF, w_up_EDF, w_down_EFD)
+    return blocked_mlp(x_TD, gates_TK, weights, dispatch.assignment_M, dispatch.slot_TK, sizes)
   x_MD = gather(x_TD, dispatch)
   gate_MF = grouped_matmul(x_MD, w_gate_EDF, sizes, backend=backend)
   up_MF = grouped_matmul(x_MD, w_up_EDF, sizes, backend=backend)
