@@ -1,0 +1,201 @@
+"""Who owns which parameter, each stacked matrix treated as if alone, and frozen parts left alone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ernie_jax.backbone.config import ModelConfig
+from ernie_jax.model import UnifiedModel
+from ernie_jax.sequence.row import empty_row
+from ernie_jax.train.optimizer import (
+  OptimizerConfig,
+  decay_mask,
+  freeze_inactive,
+  make_optimizer,
+  muon_owned,
+)
+
+RATE = 0.1
+
+
+def flat(tree):
+  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in pairs}
+
+
+@pytest.fixture(scope="module")
+def model_shapes():
+  """Parameters of a model that has every kind of layer: dense, scanned, unrolled, MTP, own head."""
+  config = ModelConfig(
+    vocab_size=32, depth=4, width=16, heads=2, kv_heads=1, head_dim=8, experts=4, top_k=2,
+    expert_width=8, shared_width=8, dense_layers=1, dense_width=24, top_layers=1,
+    tie_embeddings=False, mtp_depth=1, mtp_width=8,
+  )  # fmt: skip
+  row = jax.tree.map(lambda a: jnp.asarray(a)[None], empty_row(8))
+  bias = jnp.zeros((4, 4))
+  shapes = jax.eval_shape(lambda: UnifiedModel(config).init(jax.random.key(0), row, bias))
+  return nn.unbox(shapes)["params"]
+
+
+def test_muon_owns_every_matrix_inside_the_layers_and_nothing_else(model_shapes):
+  owned = muon_owned(model_shapes)
+  modules = ("query", "key", "value", "out", "gate", "up", "down", "project")
+  for name, is_owned in owned.items():
+    last = [p for p in name.split("/") if p != "kernel"][-1]
+    assert is_owned == (last in modules and not name.endswith("scale")), name
+  assert owned["stack/layers/moe/experts/down"] and owned["stack/top_0/moe/experts/gate"]
+  assert owned["stack/dense_layers/mlp/up/kernel"] and owned["mtp_0/project/kernel"]
+  for name in ("embed/embedding", "head", "stack/layers/moe/router/kernel"):
+    assert not owned[name]
+
+
+def test_the_muon_state_holds_second_moments_only_for_what_adam_owns(model_shapes):
+  optimizer = make_optimizer(OptimizerConfig(name="muon"), lambda s: RATE, model_shapes)
+  names = flat(jax.eval_shape(optimizer.init, model_shapes))
+  for name, is_owned in muon_owned(model_shapes).items():
+    assert any(n.endswith(f"nu/{name}") for n in names) != is_owned, name
+
+
+def test_decay_skips_scales_biases_and_by_default_the_embedding(model_shapes):
+  mask = flat(decay_mask(OptimizerConfig(), model_shapes | {"dense": {"bias": jnp.ones(3)}}))
+  skipped = {name for name, decays in mask.items() if not decays}
+  assert skipped == {n for n in mask if n.endswith(("scale", "bias", "embedding"))}
+  assert mask["head"] and mask["stack/layers/moe/router/kernel"]
+  assert flat(decay_mask(OptimizerConfig(decay_embeddings=True), model_shapes))["embed/embedding"]
+
+
+def step(params, grads, config, **options):
+  """The parameters after two updates with the same gradients."""
+  optimizer = make_optimizer(config, lambda s: RATE, params)
+  state = optimizer.init(params)
+  update = jax.jit(lambda *args: optimizer.update(*args, **options))
+  for _ in range(2):
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  return params, state
+
+
+def normal(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_each_layer_and_expert_is_orthogonalised_as_if_alone():
+  """Stacked kernels get the updates their slices get as matrices of a model of their own."""
+  layers, experts, d, f, heads, hd = 2, 2, 8, 6, 2, 4
+  leaves = {
+    ("moe", "experts", "gate"): normal(0, layers, experts, d, f),
+    ("moe", "experts", "down"): normal(1, layers, experts, f, d),
+    ("attention", "query", "kernel"): normal(2, layers, d, heads, hd),
+    ("attention", "out", "kernel"): normal(3, layers, heads, hd, d),
+    ("mlp", "up", "kernel"): normal(4, layers, d, f),
+  }
+  stacked, alone = {}, {}
+  for path, leaf in leaves.items():
+    optax_path = stacked
+    for part in path[:-1]:
+      optax_path = optax_path.setdefault(part, {})
+    optax_path[path[-1]] = leaf
+    count = layers * experts if "experts" in path else layers
+    rows = {"query": d, "out": heads * hd}.get(path[1])
+    matrices = leaf.reshape((count, rows, -1) if rows else (count, *leaf.shape[-2:]))
+    for i, matrix in enumerate(matrices):
+      alone["/".join(path) + f"_{i}"] = {"kernel": matrix}
+  config = OptimizerConfig(name="muon", clip_norm=0.0, muon_iterations=2)
+  grad = lambda tree: jax.tree.map(lambda x: jnp.sin(3 * x) * 7, tree)
+  got = flat(step({"layers": stacked}, {"layers": grad(stacked)}, config)[0])
+  expected = step(alone, grad(alone), config)[0]
+  for path in leaves:
+    name = "/".join(path)
+    many = got[f"layers/{name}"]
+    count = sum(key.startswith(f"{name}_") for key in alone)
+    for i, slice_ in enumerate(many.reshape(count, -1)):
+      np.testing.assert_allclose(slice_, expected[f"{name}_{i}"]["kernel"].ravel(), atol=2e-5)
+
+
+def test_a_muon_update_is_orthogonal_with_the_size_of_an_adamw_update():
+  params = {"mlp": {"up": {"kernel": normal(0, 5, 32, 64)}}}
+  config = OptimizerConfig(name="muon", clip_norm=0.0, weight_decay=0.0)
+  optimizer = make_optimizer(config, lambda s: 1.0, params)
+  updates, _ = optimizer.update(params, optimizer.init(params), params)
+  update = updates["mlp"]["up"]["kernel"] / (0.2 * 64**0.5)
+  values = np.linalg.svd(update, compute_uv=False)
+  assert values.min() > 0.4 and values.max() < 1.3
+  rms = float(jnp.sqrt(jnp.mean(jnp.square(updates["mlp"]["up"]["kernel"]))))
+  assert rms == pytest.approx(0.2, rel=0.3)
+
+
+def test_adamw_is_optax_adamw_with_clipping():
+  params = {"mlp": {"up": {"kernel": normal(0, 4, 4)}}, "norm": {"scale": normal(1, 4)}}
+  grads = jax.tree.map(jnp.sin, params)
+  reference = optax.chain(
+    optax.clip_by_global_norm(0.5),
+    optax.adamw(RATE, b1=0.9, b2=0.95, weight_decay=0.3, mask={"mlp": True, "norm": False}),
+  )
+  state, expected = reference.init(params), params
+  for _ in range(2):
+    updates, state = reference.update(grads, state, expected)
+    expected = optax.apply_updates(expected, updates)
+  got, _ = step(params, grads, OptimizerConfig(weight_decay=0.3, clip_norm=0.5))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_inactive_layers_and_experts_keep_parameters_and_moments(name):
+  params = {
+    "embed": {"embedding": normal(0, 6, 4)},
+    "layers": {
+      "norm": {"scale": normal(1, 2, 4)},
+      "mlp": {"up": {"kernel": normal(2, 2, 4, 4)}},
+      "moe": {"experts": {"up": normal(3, 2, 3, 4, 4)}},
+    },
+  }
+  grads = jax.tree.map(jnp.cos, params)
+  config = OptimizerConfig(name=name)
+  optimizer = make_optimizer(config, lambda s: RATE, params)
+  update = jax.jit(lambda g, s, p, a: optimizer.update(g, s, p, active=a))
+  _, warm = update(grads, optimizer.init(params), params, None)
+  layer, expert = jnp.array([1.0, 0.0]), jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+  active = {"layers": layer, "layers/moe/experts": expert}
+  updates, state = update(grads, warm, params, active)
+  free, free_state = update(grads, warm, params, None)
+
+  def check(name, got, moved, still):
+    if "experts" in name:
+      mask = expert.reshape(2, 3, 1, 1)
+    elif "layers" in name:
+      mask = layer.reshape((2,) + (1,) * (got.ndim - 1))
+    else:
+      mask = jnp.ones(())
+    np.testing.assert_allclose(
+      got, jnp.where(mask, moved, still), rtol=1e-5, atol=1e-6, err_msg=name
+    )
+    assert not np.allclose(moved, still)
+
+  for name, got in flat(updates).items():
+    check(name, got, flat(free)[name], jnp.zeros_like(got))
+  moments = [n for n in flat(state) if "/mu/" in n or "/nu/" in n]
+  assert len(moments) == (8 if config.name == "adamw" else 6)
+  for name in moments:
+    check(name, flat(state)[name], flat(free_state)[name], flat(warm)[name])
+
+
+def test_a_shape_or_name_that_fits_no_parameter_is_refused():
+  params = {"layers": {"kernel": jnp.ones((2, 4, 4))}}
+  optimizer = freeze_inactive(optax.sgd(0.1))
+  for active, told in [
+    ({"layers": jnp.ones(3)}, "shape"),
+    ({"layer": jnp.ones(2)}, "no parameter"),
+  ]:
+    with pytest.raises(ValueError, match=told):
+      optimizer.update(params, optimizer.init(params), params, active=active)
+
+
+@pytest.mark.parametrize(
+  "values", [{"b1": 1.0}, {"weight_decay": -0.1}, {"clip_norm": -1.0}, {"muon_iterations": 0}]
+)
+def test_impossible_values_are_refused(values):
+  with pytest.raises(ValueError):
+    OptimizerConfig(**values)
