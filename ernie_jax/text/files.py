@@ -84,6 +84,22 @@ def split(files: Sequence[TextFile], validation_percent: float) -> Split:
   return Split(train=tuple(ordered[count:]), validation=tuple(ordered[:count]))
 
 
+def sides(source: str, validation_percent: float) -> Split:
+  """Finds and splits the files of `source` so that each side has text.
+
+  Raises:
+    UserError: as `find`, or no file is UTF-8 text.
+  """
+  found = find(source)
+  chosen = split(found, validation_percent)
+  if any(map(read, chosen.train)) and any(map(read, chosen.validation)):
+    return chosen
+  readable = [f for f in found if read(f)]  # few files or poor ones: only then is each of them read
+  if not readable:
+    raise UserError(f"text source {source or 'stdlib'}: no UTF-8 text in its {len(found)} files")
+  return split(readable, validation_percent)
+
+
 def read(file: TextFile) -> str | None:
   """The text of `file` with its line ends as they are, or None where it is empty or not UTF-8.
 

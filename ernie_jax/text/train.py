@@ -24,7 +24,7 @@ _VALIDATION_PERCENT = flags.DEFINE_float(
 
 def training_texts(source: str, *, max_bytes: int, validation_percent: float) -> Iterator[str]:
   """The texts of the training files of `source`, up to `max_bytes`, with progress on stderr."""
-  chosen = files.split(files.find(source), validation_percent).train
+  chosen = files.sides(source, validation_percent).train
   total, shown = 0, time.monotonic()
   for n, file in enumerate(chosen, 1):
     text = files.read(file)

@@ -1,0 +1,1 @@
+"""Data: files to records (TFDS), records to packed rows, rows to batches (Grain)."""

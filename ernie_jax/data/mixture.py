@@ -1,0 +1,59 @@
+"""Mixtures of row sources by weight, each with random access, so that a mixture has it too."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from ernie_jax.sequence.row import Row
+
+ENDLESS = 2**40  # rows: what Grain is told is the length of a source that repeats for ever
+
+
+class RowSource(Protocol):
+  """Rows by number. `len` is one epoch; row i is defined for every i >= 0, later epochs included."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Row: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Endless:
+  """Grain takes an index modulo the length, which would lose the epoch; so no epoch ends."""
+
+  source: RowSource
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __getitem__(self, index: int) -> Row:
+    return self.source[index]
+
+
+def mix(sources: Sequence[RowSource], weights: Sequence[float]) -> grain.MapDataset:
+  """Interleaves endless sources so that any prefix has nearly the shares of `weights`.
+
+  Which source gives row i, and its which row, follows from i alone. Mixing is done here, before
+  anything iterates, because mixing iterators would multiply Grain's reader threads.
+
+  Raises:
+    ValueError: no source, a source without rows, or not one positive weight for each.
+  """
+  if not sources or len(sources) != len(weights) or min(weights) <= 0:
+    raise ValueError(f"{len(sources)} sources need as many positive weights, got {list(weights)}")
+  if not all(len(s) for s in sources):
+    raise ValueError("a source has no rows")
+  endless = [grain.MapDataset.source(_Endless(s)) for s in sources]
+  if len(endless) == 1:
+    return endless[0]
+  return grain.MapDataset.mix(endless, weights)
+
+
+def stack_rows(rows: Sequence[Row]) -> Row:
+  """A batch [B, L] of rows [L]."""
+  return Row(
+    **{f.name: np.stack([getattr(r, f.name) for r in rows]) for f in dataclasses.fields(Row)}
+  )

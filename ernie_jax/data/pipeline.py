@@ -1,0 +1,195 @@
+"""From a data config to batches: each host's share of a global sequence of rows, prefetched by Grain.
+
+The global sequence is fixed by the config: row r is row r of the mixture, whatever the number of hosts.
+A batch takes the next `rows_per_batch` rows, and host h the h-th contiguous part of them, so that hosts'
+batches one after the other are the one-host batch. The state is the number of rows consumed by all hosts
+together: one integer, valid for any number of hosts and any batch size.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import grain
+
+from ernie_jax.data.held_out import HeldOut, held_out
+from ernie_jax.data.mixture import ENDLESS, RowSource, mix, stack_rows
+from ernie_jax.data.text_files import Pieces, TextSource, prepare
+from ernie_jax.data.text_rows import TextRows
+from ernie_jax.errors import UserError
+from ernie_jax.sequence.row import Row
+from ernie_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What to train on.
+
+  Attributes:
+    row_length: positions of a row (L).
+    rows_per_batch: rows of a batch over all hosts.
+    seed: of the order of the data and of dropout.
+    bpe_dropout: rate at which merges are dropped in training text (Provilkov et al., 2020).
+    sources: text sources, each with its weight.
+    data_dir: where prepared records are kept; shared by runs.
+    prefetch: batches made ahead.
+    threads: threads that make them. Encoding holds the interpreter lock, so more only hide file latency.
+  """
+
+  row_length: int = 512
+  rows_per_batch: int = 16
+  seed: int = 0
+  bpe_dropout: float = 0.0
+  sources: tuple[TextSource, ...] = (TextSource(),)
+  data_dir: str = ".cache/data"
+  prefetch: int = 4
+  threads: int = 2
+
+  def __post_init__(self):
+    for name in ("row_length", "rows_per_batch", "prefetch", "threads"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.seed < 0:
+      raise ValueError(f"seed must not be negative, got {self.seed}")
+    if not 0 <= self.bpe_dropout <= 1:
+      raise ValueError(f"bpe_dropout must be in [0, 1], got {self.bpe_dropout}")
+    if not self.sources:
+      raise ValueError("sources must not be empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class _HostBatches:
+  """The rows of one host from global row `start` on, in its order."""
+
+  rows: grain.MapDataset
+  start: int
+  per_batch: int
+  per_host: int
+  host: int
+
+  def __len__(self) -> int:
+    return ENDLESS // self.per_batch
+
+  def __getitem__(self, index: int) -> Row:
+    """The host's part of the index-th batch after `start`."""
+    first = self.start + index * self.per_batch + self.host * self.per_host
+    return stack_rows([self.rows[first + i] for i in range(self.per_host)])
+
+
+class Pipeline(Iterator[Row]):
+  """An endless iterator of batches [rows of this host, L] over sources of rows."""
+
+  def __init__(
+    self,
+    sources: Sequence[RowSource],
+    weights: Sequence[float],
+    *,
+    rows_per_batch: int,
+    host: int = 0,
+    hosts: int = 1,
+    prefetch: int = 4,
+    threads: int = 2,
+  ):
+    """Starts at row 0; `set_state` moves it.
+
+    Raises:
+      UserError: the hosts cannot share a batch evenly.
+    """
+    if rows_per_batch % hosts:
+      raise UserError(
+        f"config key data.rows_per_batch must be a multiple of the {hosts} hosts, got {rows_per_batch}"
+      )
+    self._rows = mix(sources, weights)
+    self._rows_per_batch, self._host, self._hosts = rows_per_batch, host, hosts
+    self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    self._next_row = 0
+    self._iterator = None
+
+  def __iter__(self) -> "Pipeline":
+    return self
+
+  def __next__(self) -> Row:
+    if self._iterator is None:
+      self._iterator = iter(self._batches().to_iter_dataset(self._options))
+    batch = next(self._iterator)
+    self._next_row += self._rows_per_batch
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    """Where the next batch begins, ready for JSON; the same on every host."""
+    return {"next_row": self._next_row}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    """Goes to a state that any pipeline over the same sources and weights gave."""
+    self.close()
+    self._next_row = int(state["next_row"])
+
+  def close(self) -> None:
+    """Stops the prefetching threads; iterating on starts them again."""
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
+
+  def _batches(self) -> grain.MapDataset:
+    return grain.MapDataset.source(
+      _HostBatches(
+        rows=self._rows,
+        start=self._next_row,
+        per_batch=self._rows_per_batch,
+        per_host=self._rows_per_batch // self._hosts,
+        host=self._host,
+      )
+    )
+
+
+def training_pipeline(
+  config: DataConfig, tokenizer: Tokenizer, *, host: int = 0, hosts: int = 1
+) -> Pipeline:
+  """Prepares the sources of `config` where needed and opens their training splits."""
+  sources = [
+    TextRows(
+      Pieces(prepare(source, config.data_dir), "train"),
+      tokenizer,
+      length=config.row_length,
+      seed=config.seed,
+      bpe_dropout=config.bpe_dropout,
+    )
+    for source in config.sources
+  ]
+  return Pipeline(
+    sources,
+    [source.weight for source in config.sources],
+    rows_per_batch=config.rows_per_batch,
+    host=host,
+    hosts=hosts,
+    prefetch=config.prefetch,
+    threads=config.threads,
+  )
+
+
+def held_out_sets(config: DataConfig, tokenizer: Tokenizer, *, max_rows: int) -> list[HeldOut]:
+  """The held-out text of each source of `config`, at most `max_rows` rows each."""
+  return [
+    held_out(
+      TextRows(
+        Pieces(prepare(source, config.data_dir), "validation"),
+        tokenizer,
+        length=config.row_length,
+        shuffle=False,
+      ),
+      max_rows=max_rows,
+    )
+    for source in config.sources
+  ]
+
+
+def training_texts(config: DataConfig, *, max_chars: int = 32_000_000) -> Iterator[str]:
+  """Training text of `config` to train a tokenizer on: an equal share of each source."""
+  share = -(-max_chars // len(config.sources))
+  for source in config.sources:
+    pieces = Pieces(prepare(source, config.data_dir), "train")
+    left = share
+    for piece in pieces:
+      yield piece.text
+      left -= len(piece.text)
+      if left <= 0:
+        break
