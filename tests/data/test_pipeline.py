@@ -172,3 +172,13 @@ def test_the_config_is_built_from_plain_keys():
 def test_an_impossible_value_names_its_key(key, value):
   with pytest.raises(UserError, match=key):
     configs.build(DataConfig, {key: value}, path="config.data")
+
+
+def test_a_users_error_met_while_prefetching_reaches_the_caller_as_it_is():
+  class Damaged(Numbered):
+    def __getitem__(self, index):
+      raise UserError("record file x is damaged")
+
+  pipeline = Pipeline([Damaged(0)], [1.0], rows_per_batch=2)
+  with pytest.raises(UserError, match="^record file x is damaged$"):
+    next(pipeline)
