@@ -1,0 +1,159 @@
+"""Continues a prompt with a trained model and prints the text as it is made.
+
+    python -m ernie_jax.generate --workdir=runs/quickstart --prompt="import os" --max_new_tokens=64
+    python -m ernie_jax.generate --workdir=runs/quickstart --prompt="import os" --member=4x16x2
+    python -m ernie_jax.generate --workdir=runs/imported --prompt-ids=5,17,9 --print-ids
+
+The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
+begins with BOS; ids are used as they are given.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+
+from absl import flags
+
+from ernie_jax import cli
+from ernie_jax.elastic.family import full_member, parse_member
+from ernie_jax.elastic.slicing import slice_params
+from ernie_jax.errors import UserError
+from ernie_jax.generate.decode import Decoder, Generated
+from ernie_jax.generate.sampling import SamplingConfig, text_banned
+from ernie_jax.sequence.special import SpecialToken
+from ernie_jax.text.tokenizer import Tokenizer
+from ernie_jax.train.model_io import SavedModel, load_model
+
+DEFAULTS = SamplingConfig()
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run or a converted model.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to read; the newest if not given.")
+_MEMBER = flags.DEFINE_string(
+  "member", None, "Member of the elastic family, DEPTHxEXPERTSxTOPK; the full model if not given."
+)
+_PROMPT = flags.DEFINE_string("prompt", None, "Text to continue.")
+_PROMPT_IDS = flags.DEFINE_list("prompt-ids", None, "Token ids to continue, in place of --prompt.")
+_PRINT_IDS = flags.DEFINE_boolean("print-ids", False, "Print token ids instead of text.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to make at most.")
+_TEMPERATURE = flags.DEFINE_float("temperature", DEFAULTS.temperature, "0 for the likeliest token.")
+_TOP_K = flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Draw among the k likeliest; 0 for all.")
+_TOP_P = flags.DEFINE_float("top_p", DEFAULTS.top_p, "Draw among the likeliest of total mass p.")
+_SEED = flags.DEFINE_integer("seed", DEFAULTS.seed, "Seed of the draws.")
+_STOP_IDS = flags.DEFINE_list(
+  "stop-ids", None, "Ids that end the text; EOS and END_OF_TURN if not given and text is made."
+)
+_CACHE_LENGTH = flags.DEFINE_integer(
+  "cache_length", None, "Positions the cache holds; as many as needed if not given."
+)
+
+
+def main(_: list[str]) -> None:
+  """Runs the command; see the module's docstring."""
+  workdir = cli.require(_WORKDIR, example="runs/quickstart")
+  sampling = _sampling()
+  saved = _choose_member(load_model(workdir, step=_STEP.value))
+  prompt = _prompt(saved.tokenizer)
+  decoder = Decoder(saved.model, cache_length=_cache_length(len(prompt)))
+  m = saved.model
+  _say(
+    f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {len(prompt)} prompt tokens,"
+    f" up to {_MAX_NEW_TOKENS.value} new, cache of {decoder.cache_length}; {sampling}"
+  )
+  start = time.perf_counter()
+  weights = decoder.load(saved.params, saved.bias)
+  decoder.compile(weights, [prompt], _MAX_NEW_TOKENS.value)
+  _say(f"compiled in {time.perf_counter() - start:.1f} s")
+
+  banned, stop_ids = None, _ids(_STOP_IDS, m.vocab_size)
+  if saved.tokenizer is not None:
+    banned = text_banned(m.vocab_size, saved.tokenizer.vocab_size)
+    if _STOP_IDS.value is None:
+      stop_ids = [SpecialToken.EOS, SpecialToken.END_OF_TURN]
+  pieces = decoder.stream(
+    weights,
+    [prompt],
+    sampling=sampling,
+    max_new_tokens=_MAX_NEW_TOKENS.value,
+    stop_ids=stop_ids,
+    banned=banned,
+  )
+  _print(prompt, pieces, None if _PRINT_IDS.value else saved.tokenizer)
+
+
+def _sampling() -> SamplingConfig:
+  try:
+    return SamplingConfig(
+      temperature=_TEMPERATURE.value, top_k=_TOP_K.value, top_p=_TOP_P.value, seed=_SEED.value
+    )
+  except ValueError as e:
+    raise UserError(f"--{e}") from e  # the message begins with the field, which is the flag
+
+
+def _choose_member(saved: SavedModel) -> SavedModel:
+  """The model that --member names, cut out, so that it is as fast as it is small."""
+  if _MEMBER.value is None:
+    return saved
+  member = parse_member(_MEMBER.value, saved.model, key="--member")
+  if member == full_member(saved.model):
+    return saved
+  sliced = slice_params(
+    saved.params, saved.bias, saved.usage, member, elastic=saved.elastic, model=saved.model
+  )
+  saved.params, saved.bias, saved.usage = sliced.params, sliced.bias, sliced.usage
+  saved.model = sliced.model
+  return saved
+
+
+def _prompt(tokenizer: Tokenizer | None) -> list[int]:
+  if (_PROMPT.value is None) == (_PROMPT_IDS.value is None):
+    raise UserError("give either --prompt=TEXT or --prompt-ids=5,17,...")
+  if _PROMPT_IDS.value is not None:
+    return _ids(_PROMPT_IDS)
+  if tokenizer is None:
+    raise UserError("--prompt: this model has no tokenizer; give --prompt-ids=5,17,... instead")
+  return [int(SpecialToken.BOS), *tokenizer.encode(_PROMPT.value).tolist()]
+
+
+def _ids(flag: flags.FlagHolder, vocab_size: int | None = None) -> list[int]:
+  try:
+    ids = [int(word) for word in flag.value or ()]
+  except ValueError as e:
+    raise UserError(f"--{flag.name}: token ids are whole numbers between commas, like 5,17") from e
+  if vocab_size is not None and any(not 0 <= i < vocab_size for i in ids):
+    raise UserError(f"--{flag.name}: ids must be between 0 and {vocab_size - 1}")
+  return ids
+
+
+def _cache_length(prompt: int) -> int:
+  """--cache_length, or room for all, in steps of 128: attention reads what is allocated."""
+  if _CACHE_LENGTH.value is None:
+    return -(-max(2, prompt + _MAX_NEW_TOKENS.value) // 128) * 128
+  if _CACHE_LENGTH.value < 2:
+    raise UserError(f"--cache_length must be at least 2, got {_CACHE_LENGTH.value}")
+  return _CACHE_LENGTH.value
+
+
+def _print(prompt: list[int], pieces: Iterator[Generated], tokenizer: Tokenizer | None) -> None:
+  """Prints prompt and pieces as they come: text where there is a tokenizer, else ids."""
+  sys.stdout.reconfigure(errors="replace")  # a lone surrogate has no UTF-8
+  write = lambda text: print(text, end="", flush=True)
+  text = tokenizer.stream() if tokenizer is not None else None
+  show = text.push if text is not None else lambda ids: "".join(f",{i}" for i in ids)
+  write(show(prompt).removeprefix(",") if text is None else show(prompt))
+  start, made = time.perf_counter(), []
+  for piece in pieces:
+    made.append(piece.row(0))
+    write(show(made[-1]))
+  seconds = time.perf_counter() - start
+  write("\n" if text is None else text.finish() + "\n")
+  count = len(list(itertools.chain(*made)))
+  _say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s, prompt included")
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  cli.run(main)
