@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from ernie_jax.kernels.blocked_mlp import blocked_mlp, rows_at
 from ernie_jax.kernels.grouped_matmul import grouped_matmul, resolve
 
+CHUNK = 32  # assignments compared pairwise; measured on CPU
+
 
 @flax.struct.dataclass
 class Dispatch:
@@ -44,26 +46,35 @@ def plan(
   """
   assignments = experts_TK.size
   key_A = jnp.where(live_TK, experts_TK, num_experts).reshape(-1).astype(jnp.int32)
-  order_A = jnp.argsort(key_A, stable=True).astype(jnp.int32)
-  rank_A = jnp.zeros_like(order_A).at[order_A].set(jnp.arange(assignments, dtype=jnp.int32))
-  sorted_start_E = jnp.searchsorted(key_A[order_A], jnp.arange(num_experts + 1)).astype(jnp.int32)
-  count_E = sorted_start_E[1:] - sorted_start_E[:-1]
+  rank_A, count_E = _count(key_A, num_experts)
   group_sizes_E = -(-count_E // alignment) * alignment
   start_E = jnp.cumsum(group_sizes_E) - group_sizes_E
 
   groups_in_use = min(num_experts, assignments)
   slots = (assignments + groups_in_use * (alignment - 1)) // alignment * alignment
-  shift_E = start_E - sorted_start_E[:-1]
-  dead_A = key_A == num_experts
-  slot_A = jnp.where(dead_A, slots, rank_A + shift_E.at[key_A].get(mode="clip"))
-  slot_M = jnp.arange(slots)
-  expert_M = jnp.searchsorted(start_E + group_sizes_E, slot_M, side="right", method="compare_all")
-  expert_M = jnp.minimum(expert_M, num_experts - 1)
-  within_M = slot_M - start_E[expert_M]
-  filled_M = within_M < count_E[expert_M]
-  index_M = jnp.where(filled_M, sorted_start_E[expert_M] + within_M, 0)
-  assignment_M = jnp.where(filled_M, order_A[index_M], assignments)
+  slot_A = jnp.where(key_A < num_experts, start_E.at[key_A].get(mode="clip") + rank_A, slots)
+  empty_M = jnp.full(slots, assignments, jnp.int32)
+  index_A = jnp.arange(assignments, dtype=jnp.int32)
+  assignment_M = empty_M.at[slot_A].set(index_A, mode="drop")
   return Dispatch(assignment_M, slot_A.reshape(experts_TK.shape), group_sizes_E)
+
+
+def _count(key_A: Int[Array, "A"], num_keys: int) -> tuple[Int[Array, "A"], Int[Array, "E"]]:
+  """How many equal keys come before each key, and how often each of `num_keys` keys occurs.
+
+  A counting sort in chunks of C: pairs are compared inside a chunk, a running count links the chunks. On CPU
+  it takes a quarter of the time of a stable sort, and a TPU compiles it in a fraction of a sort's time.
+  """
+  chunks = -(-len(key_A) // CHUNK)
+  padding = (0, chunks * CHUNK - len(key_A))
+  key_NC = jnp.pad(key_A, padding, constant_values=num_keys).reshape(chunks, CHUNK)
+  earlier_CC = jnp.tril(jnp.ones((CHUNK, CHUNK), bool), -1)
+  equal_NCC = key_NC[:, :, None] == key_NC[:, None, :]
+  within_NC = jnp.sum(equal_NCC & earlier_CC, axis=2, dtype=jnp.int32)
+  count_NE = jnp.sum(key_NC[:, :, None] == jnp.arange(num_keys), axis=1, dtype=jnp.int32)
+  until_NE = jnp.cumsum(count_NE, axis=0)
+  before_NC = jnp.take_along_axis(until_NE - count_NE, key_NC, axis=1, mode="clip")
+  return (before_NC + within_NC).reshape(-1)[: len(key_A)], until_NE[-1]
 
 
 def gather(x_TD: Float[Array, "T D"], dispatch: Dispatch) -> Float[Array, "M D"]:

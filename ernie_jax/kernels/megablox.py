@@ -30,9 +30,9 @@ def _tile(width: int) -> int:
 
 
 def _row_tile(rows: int, num_groups: int, alignment: int) -> int:
-  """Rows per tile: as large as keeps tiles at most a quarter of the mean group, or what `alignment` grants."""
+  """Rows per tile: as large as an eighth of the mean group, or what `alignment` grants."""
   tile = MAX_ROWS
-  while tile > MIN_TILE and (4 * tile * num_groups > rows) and alignment % tile:
+  while tile > MIN_TILE and 8 * tile * num_groups > rows and alignment % tile:
     tile //= 2
   return tile
 
