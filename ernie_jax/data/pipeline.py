@@ -110,7 +110,10 @@ class Pipeline(Iterator[Row]):
   def __next__(self) -> Row:
     if self._iterator is None:
       self._iterator = iter(self._batches().to_iter_dataset(self._options))
-    batch = next(self._iterator)
+    try:
+      batch = next(self._iterator)
+    except UserError as e:  # to whose one line Grain adds others, about its traceback
+      raise UserError(str(e).partition("\n")[0]) from e
     self._next_row += self._rows_per_batch
     return batch
 

@@ -180,5 +180,5 @@ def test_a_users_error_met_while_prefetching_reaches_the_caller_as_it_is():
       raise UserError("record file x is damaged")
 
   pipeline = Pipeline([Damaged(0)], [1.0], rows_per_batch=2)
-  with pytest.raises(UserError, match="^record file x is damaged$"):
+  with pytest.raises(UserError, match=r"^record file x is damaged$"):
     next(pipeline)
