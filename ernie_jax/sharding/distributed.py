@@ -57,9 +57,9 @@ class HostSlice:
   count: int
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh, batch_axis: int = 0) -> NamedSharding:
   """Rows divided over the batch axes; everything else of a batch is whole."""
-  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+  return NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, BATCH_AXES))
 
 
 def host_slice(mesh: Mesh) -> HostSlice:
@@ -83,27 +83,31 @@ def host_slice(mesh: Mesh) -> HostSlice:
   return HostSlice(min(mine) // len(mine), shards // len(mine))
 
 
-def host_batch_to_global(batch: Any, mesh: Mesh) -> Any:
+def host_batch_to_global(batch: Any, mesh: Mesh | None, *, batch_axis: int = 0) -> Any:
   """Joins every process's rows into global arrays, divided over the batch axes.
 
   Args:
     batch: a pytree of NumPy arrays [rows of this process, ...].
-    mesh: from `make_mesh`.
+    mesh: from `make_mesh`; with None, or one device, the arrays go there whole.
+    batch_axis: which axis the rows are; 1 for micro-batches [A, rows, ...].
 
   Raises:
     UserError: the mesh does not divide the rows.
   """
-  sharding = batch_sharding(mesh)
+  if mesh is None or mesh.size == 1:
+    return jax.device_put(batch, None if mesh is None else mesh.devices.flat[0])
+  sharding = batch_sharding(mesh, batch_axis)
   parts = host_slice(mesh).count
   shards = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
 
   def one(x: Any) -> jax.Array:
     x = np.asarray(x)
-    rows = x.shape[0] * parts
+    rows = x.shape[batch_axis] * parts
     if rows % shards:
       keys = " * ".join(f"config.mesh.{a}={mesh.shape[a]}" for a in BATCH_AXES if mesh.shape[a] > 1)
       raise UserError(f"a batch of {rows} rows does not divide by {keys}")
-    return jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:]))
+    shape = (*x.shape[:batch_axis], rows, *x.shape[batch_axis + 1 :])
+    return jax.make_array_from_process_local_data(sharding, x, shape)
 
   return jax.tree.map(one, batch)
 

@@ -77,6 +77,13 @@ def test_a_batch_is_divided_over_the_batch_axes_and_comes_back_whole():
   np.testing.assert_array_equal(distributed.fetch(there)["token"], batch["token"])
 
 
+def test_micro_batches_keep_their_leading_axis():
+  there = distributed.host_batch_to_global(
+    np.ones((3, 8, 2)), make_mesh(MeshConfig()), batch_axis=1
+  )
+  assert there.addressable_shards[0].data.shape == (3, 1, 2)
+
+
 def test_a_batch_that_the_mesh_does_not_divide_names_the_keys():
   message = r"a batch of 6 rows does not divide by config\.mesh\.data=8"
   with pytest.raises(UserError, match=message):
