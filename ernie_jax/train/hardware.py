@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 # Part of `Device.device_kind`, lower case; bfloat16 and float32 FLOP/s of one device. The first match
-# counts, so the more special name comes first. A v4, v5p or tpu7x device is what jax shows as one.
+# counts, so the more special name comes first.
 _PEAKS = (
   ("tpu7x", 2307e12 / 2, 2307e12 / 2),  # jax shows the two cores of a chip as two devices
   ("tpu v6 lite", 918e12, 918e12),
