@@ -29,7 +29,7 @@ def _tile(width: int) -> int:
   return min(-(-width // MIN_TILE) * MIN_TILE, 4 * MIN_TILE)
 
 
-def _row_tile(rows: int, num_groups: int, alignment: int) -> int:
+def row_tile(rows: int, num_groups: int, alignment: int) -> int:
   """Rows per tile: as large as an eighth of the mean group, or what `alignment` grants."""
   tile = MAX_ROWS
   while tile > MIN_TILE and 8 * tile * num_groups > rows and alignment % tile:
@@ -59,7 +59,7 @@ def megablox(
 
 
 def _rows_times(x_MD, w_EDF, group_sizes_E, alignment, interpret, *, transpose: bool):
-  tile = _row_tile(x_MD.shape[0], w_EDF.shape[0], alignment)
+  tile = row_tile(x_MD.shape[0], w_EDF.shape[0], alignment)
   width = w_EDF.shape[1] if transpose else w_EDF.shape[2]
   out = gmm(
     _pad_rows(x_MD, tile),
@@ -81,7 +81,7 @@ def _forward(x_MD, w_EDF, group_sizes_E, alignment, interpret):
 def _backward(alignment, interpret, saved, dy_MF):
   x_MD, w_EDF, group_sizes_E = saved
   dx_MD = _rows_times(dy_MF, w_EDF, group_sizes_E, alignment, interpret, transpose=True)
-  tile = _row_tile(x_MD.shape[0], w_EDF.shape[0], alignment)
+  tile = row_tile(x_MD.shape[0], w_EDF.shape[0], alignment)
   dw_EDF = tgmm(
     _pad_rows(x_MD, tile).T,
     _pad_rows(dy_MF, tile),
