@@ -83,7 +83,7 @@ class ModelConfig:
   tie_embeddings: bool = True
   mtp_depth: int = 0
   mtp_width: int = 0
-  top_layers: int = 1
+  top_layers: int = 0
   norm_eps: float = 1e-5
   remat: Literal["none", "full", "dots"] = "none"
   scan: bool = True

@@ -90,9 +90,13 @@ def parse_member(name: str, model: ModelConfig, *, key: str = "member") -> Membe
   member = Member(*map(int, parts))
   low = max(1, model.top_layers)
   if not low <= member.depth <= model.depth:
-    raise UserError(f"{key}: {name} has depth {member.depth}, but this model has {low} to {model.depth}")
+    raise UserError(
+      f"{key}: {name} has depth {member.depth}, but this model has {low} to {model.depth}"
+    )
   if not 1 <= member.experts <= model.experts:
-    raise UserError(f"{key}: {name} has {member.experts} experts, but this model has {model.experts}")
+    raise UserError(
+      f"{key}: {name} has {member.experts} experts, but this model has {model.experts}"
+    )
   if not 1 <= member.top_k <= min(model.top_k, member.experts):
     most = min(model.top_k, member.experts)
     raise UserError(f"{key}: {name} has top-k {member.top_k}, but at most {most} is possible")
@@ -113,7 +117,9 @@ def check_family(elastic: ElasticConfig, model: ModelConfig) -> None:
   """Raises a UserError if the drawing rule asks for sizes that the model does not have."""
   members_of(elastic, model)
   if elastic.depth_full < 1 and not elastic.min_depth < max(2, model.depth):
-    raise UserError(f"config.elastic.min_depth ({elastic.min_depth}) must be below config.model.depth")
+    raise UserError(
+      f"config.elastic.min_depth ({elastic.min_depth}) must be below config.model.depth"
+    )
   for width in elastic.widths:
     if not model.top_k <= width <= model.experts:
       raise UserError(

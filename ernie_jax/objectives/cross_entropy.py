@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK_LOGITS = 1 << 22  # logits held at once (16 MB of float32): they stay in a CPU's last-level cache
+CHUNK_LOGITS = (
+  1 << 22
+)  # logits held at once (16 MB of float32): they stay in a CPU's last-level cache
 
 
 def cross_entropy_sum(

@@ -31,12 +31,10 @@ class TextLoss:
 def text_loss(output: Output, row: Row, params: dict, config: ModelConfig) -> TextLoss:
   """Next-token and MTP losses of a batch of rows, all with the one text head."""
   kernel = head_kernel(params, config)
-  mean = lambda hidden, target, weight: cross_entropy_sum(
-    hidden, kernel, target, weight
-  ) / jnp.maximum(weight.sum(), 1.0)
-  further = [
-    mean(hidden, *further_targets(row, m + 1)) for m, hidden in enumerate(output.mtp)
-  ]
+  mean = lambda hidden, target, weight: (
+    cross_entropy_sum(hidden, kernel, target, weight) / jnp.maximum(weight.sum(), 1.0)
+  )
+  further = [mean(hidden, *further_targets(row, m + 1)) for m, hidden in enumerate(output.mtp)]
   return TextLoss(
     next_token=mean(output.hidden, row.target, row.text_weight),
     further=jnp.stack(further) if further else jnp.zeros((0,), jnp.float32),

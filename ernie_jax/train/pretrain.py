@@ -22,7 +22,9 @@ from ernie_jax.objectives.text import text_loss
 from ernie_jax.sequence.row import Row, empty_row
 from ernie_jax.train.task import Loss
 
-USAGE_DECAY = 0.99  # about the last hundred steps: long enough to rank experts, short enough to follow
+USAGE_DECAY = (
+  0.99  # about the last hundred steps: long enough to rank experts, short enough to follow
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,5 +130,7 @@ def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Ar
 
 def unboxed_params(model: ModelConfig, key: Array) -> Any:
   """Fresh parameters without logical axis names, for tests and tools that need no mesh."""
-  task = Pretrain(model, ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0), ObjectiveConfig())
+  task = Pretrain(
+    model, ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0), ObjectiveConfig()
+  )
   return nn.unbox(jax.jit(task.init)(key)[0])

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from ernie_jax.sharding.rules import param_shardings
@@ -35,10 +36,44 @@ class TrainState:
   key: Array
 
 
-def make_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-  """The state before the first step, with parameters boxed (see `shape_of` and `create`)."""
+def shape_of(
+  task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh | None = None
+) -> TrainState:
+  """The state's shapes, dtypes and (with a mesh) shardings, without computing anything."""
+  shape = jax.eval_shape(lambda: _build(task, optimizer, seed))
+  if mesh is None or mesh.size == 1:
+    return shape
+  boxed = jax.eval_shape(task.init, jax.random.key(seed))[0]
+  params = param_shardings(boxed, mesh)
+  whole = NamedSharding(mesh, PartitionSpec())
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  everywhere = lambda tree: jax.tree.map(lambda x: place(x, whole), tree)
+  return TrainState(
+    step=everywhere(shape.step),
+    params=jax.tree.map(place, shape.params, params),
+    # Moments are divided as the parameter they belong to.
+    opt_state=optax.tree_utils.tree_map_params(
+      optimizer, place, shape.opt_state, params, transform_non_params=lambda x: place(x, whole)
+    ),
+    variables=everywhere(shape.variables),
+    key=everywhere(shape.key),
+  )
+
+
+def create(
+  task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh | None = None
+) -> TrainState:
+  """The state before the first step, computed in place on its devices."""
+  shardings = None
+  if mesh is not None and mesh.size > 1:
+    shardings = jax.tree.map(lambda x: x.sharding, shape_of(task, optimizer, seed, mesh))
+  return jax.jit(lambda: _build(task, optimizer, seed), out_shardings=shardings)()
+
+
+def _build(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
   key = jax.random.key(seed)
   params, variables = task.init(jax.random.fold_in(key, 0))
+  params = nn.unbox(params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -46,25 +81,3 @@ def make_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -
     variables=variables,
     key=jax.random.fold_in(key, 1),
   )
-
-
-def shape_of(
-  task: Task, optimizer: optax.GradientTransformation, seed: int, mesh=None
-) -> TrainState:
-  """The state's shapes, dtypes and (with a mesh) shardings, without computing anything."""
-  boxed = jax.eval_shape(lambda: make_state(task, optimizer, seed))
-  plain = nn.unbox(boxed)
-  if mesh is None or mesh.size == 1:
-    return plain
-  with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  return jax.tree.map(with_sharding, plain, param_shardings(boxed, mesh))
-
-
-def create(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh=None) -> TrainState:
-  """The state before the first step, computed in place on its devices."""
-  shape = shape_of(task, optimizer, seed, mesh)
-  shardings = None
-  if mesh is not None and mesh.size > 1:
-    shardings = jax.tree.map(lambda x: x.sharding, shape)
-  build = lambda: nn.unbox(make_state(task, optimizer, seed))
-  return jax.jit(build, out_shardings=shardings)()

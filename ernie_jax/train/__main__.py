@@ -1,0 +1,50 @@
+"""Trains an experiment, from its text to the table of its family.
+
+  python -m ernie_jax.train --config=experiments/NAME.py[:arg] --workdir=DIR [--config.key=value ...]
+
+Stages: tokenizer, data, training, evaluation. What is finished is not done again: the same command
+resumes after any interruption, and says so when everything is done.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from ernie_jax import cli
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file, as experiments/NAME.py[:arg]."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and reports go.")
+COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "Address of process 0 in a run of several processes, or 'auto'."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process.")
+
+
+def main(argv) -> int:
+  """Runs every stage; the exit status is 0 also after a SIGTERM that was answered with a checkpoint."""
+  del argv
+  from ernie_jax.sharding import distributed, mesh
+  from ernie_jax.train.experiment import build_experiment
+  from ernie_jax.train.loop import Stopped
+  from ernie_jax.train.run import run_experiment
+
+  values = cli.require(CONFIG, example="experiments/quickstart.py")
+  workdir = pathlib.Path(cli.require(WORKDIR, example="runs/quickstart"))
+  experiment = build_experiment(values)
+  mesh.simulate_devices(experiment.mesh.simulated_devices)
+  distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+  try:
+    run_experiment(experiment, workdir)
+  except Stopped as e:
+    again = " ".join(["python -m ernie_jax.train", *sys.argv[1:]])
+    print(f"stopped by SIGTERM after step {e.args[0]}, which is saved; to go on: {again}")
+  return 0
+
+
+if __name__ == "__main__":
+  cli.run(main)

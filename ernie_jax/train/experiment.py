@@ -1,0 +1,123 @@
+"""One experiment as frozen dataclasses, and the ConfigDict with every key that config files edit.
+
+A file in `experiments/` starts from `default_config()`, changes what it is about, and returns it; so each
+key that exists can be overridden on the command line, and a misspelled one cannot.
+"""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from ernie_jax import config as config_lib
+from ernie_jax.backbone.config import ModelConfig
+from ernie_jax.data.pipeline import DataConfig
+from ernie_jax.elastic.family import ElasticConfig, check_family
+from ernie_jax.errors import UserError
+from ernie_jax.sequence.special import RESERVED_IDS
+from ernie_jax.sharding.mesh import MeshConfig
+from ernie_jax.train.loop import TrainConfig
+from ernie_jax.train.pretrain import ObjectiveConfig
+from ernie_jax.train.schedule import ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """The text tokenizer.
+
+  Attributes:
+    tokenizer: an existing tokenizer file; empty to train one on the training text.
+    training_chars: how much training text to train it on.
+  """
+
+  tokenizer: str = ""
+  training_chars: int = 8_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """What is measured on held-out text.
+
+  Attributes:
+    rows: held-out rows for the losses during training; the final table reads its own, larger number.
+    prompt: what the sample at the end of a run continues.
+  """
+
+  rows: int = 16
+  prompt: str = "import os\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that a run is: config.* of a config file.
+
+  Attributes:
+    name: for people.
+    seed: of parameters and of every draw; the data has its own.
+    text, data, model, elastic, objective, train, mesh, evaluation: see their classes.
+  """
+
+  name: str = "experiment"
+  seed: int = 0
+  text: TextConfig = TextConfig()
+  data: DataConfig = DataConfig()
+  model: ModelConfig = ModelConfig(vocab_size=4096)
+  elastic: ElasticConfig = ElasticConfig()
+  objective: ObjectiveConfig = ObjectiveConfig()
+  train: TrainConfig = TrainConfig(steps=1000, schedule=ScheduleConfig())
+  mesh: MeshConfig = MeshConfig()
+  evaluation: EvaluationConfig = EvaluationConfig()
+
+  def __post_init__(self):
+    check_family(self.elastic, self.model)
+    if self.model.vocab_size <= RESERVED_IDS + 256:
+      raise ValueError(
+        f"model.vocab_size must be above {RESERVED_IDS + 256}: reserved ids and bytes"
+      )
+    if self.mesh.stage != 1:
+      raise UserError("config.mesh.stage must be 1")
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """A ConfigDict with every key of an experiment at its default."""
+  return ml_collections.ConfigDict(_plain(Experiment()))
+
+
+def make_tiny(config: ml_collections.ConfigDict) -> None:
+  """Shrinks any text experiment to a run of seconds that still goes through every stage.
+
+  The members of the family must be named anew by the caller: the old names do not fit.
+  """
+  model, train = config.model, config.train
+  dense = 1 if model.dense_layers else 0
+  model.update(depth=3, width=32, heads=2, kv_heads=1, head_dim=16, vocab_size=512)
+  model.update(experts=4, top_k=2, expert_width=16, shared_width=16 if model.shared_width else 0)
+  model.update(dense_layers=dense, dense_width=32 if dense else 0)
+  model.update(mtp_depth=min(model.mtp_depth, 1), mtp_width=32 if model.mtp_depth else 0)
+  model.update(top_layers=min(model.top_layers, 1))
+  config.elastic.members = ()
+  config.elastic.widths = ()
+  config.text.training_chars = 400_000
+  config.data.update(row_length=64, rows_per_batch=8)
+  train.update(steps=40, log_every=5, checkpoint_every=20, evaluate_every=20)
+  train.schedule.update(warmup_steps=5)
+  config.objective.mtp_switch = min(config.objective.mtp_switch, 30)
+  config.evaluation.rows = 4
+
+
+def build_experiment(values: Any) -> Experiment:
+  """Checks a whole config.
+
+  Raises:
+    UserError: naming the key.
+  """
+  return config_lib.build(Experiment, dict(values), path="config")
+
+
+def _plain(value: Any) -> Any:
+  """Dataclasses as dicts; tuples stay tuples, which is what flags can override."""
+  if dataclasses.is_dataclass(value):
+    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+  if isinstance(value, tuple):
+    return tuple(_plain(v) for v in value)
+  return value

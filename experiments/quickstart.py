@@ -1,0 +1,46 @@
+"""The quickstart: an elastic, ultra-sparse model of Python source, from scratch, on a laptop.
+
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
+
+`:tiny` runs all of it in under a minute.
+"""
+
+from ernie_jax.train.experiment import default_config, make_tiny
+
+
+def get_config(arg: str = ""):
+  """arg: "" or "tiny"."""
+  config = default_config()
+  config.name = "quickstart"
+
+  config.model.vocab_size = 4096
+  config.model.depth = 6
+  config.model.width = 128
+  config.model.heads = 4
+  config.model.kv_heads = 2
+  config.model.head_dim = 32
+  config.model.experts = 16
+  config.model.top_k = 4
+  config.model.expert_width = 64
+  config.model.shared_width = 64
+  config.model.mtp_depth = 1
+  config.model.mtp_width = 128
+
+  config.elastic.members = ("6x16x2", "6x16x1", "6x8x4", "4x16x4", "3x16x4", "3x8x2")
+
+  config.data.row_length = 256
+  config.data.rows_per_batch = 16
+
+  config.train.steps = 600
+  config.train.schedule.peak = 4e-3
+  config.train.schedule.warmup_steps = 40
+  config.train.checkpoint_every = 200
+  config.train.evaluate_every = 100
+  config.objective.mtp_switch = 480
+
+  if arg == "tiny":
+    make_tiny(config)
+    config.elastic.members = ("3x4x1", "3x2x2", "2x4x2", "2x2x1")
+  elif arg:
+    raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
+  return config
