@@ -1,0 +1,200 @@
+"""One picture of a run: loss curve, the family's loss against size, and the balance of its routers.
+
+Each `draw_*` takes a Matplotlib `Axes`, so a notebook can put the panels where it likes. Figures are made
+without pyplot, so nothing here changes a notebook's back end or leaves figures open.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ernie_jax.errors import UserError
+from ernie_jax.evaluate.family_table import FamilyReport
+from ernie_jax.evaluate.labels import place_labels
+
+_LEGEND_LAYERS = 8  # more lines than this, and the legend names only the first, middle and last
+_SMOOTHING = 0.02  # half of the moving average's window, as a share of the curve
+_NOTE = 8  # font size
+
+Series = tuple[np.ndarray, np.ndarray]
+
+
+def read_metrics(path: str | os.PathLike) -> dict[str, Series]:
+  """Steps and values ([n] or [n, layers]) of every key of a metrics.jsonl; empty if there is none.
+
+  What is not a number, or not finite, is NaN. A last line that a killed run left unfinished is
+  passed over.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    return {}
+  points: dict[str, dict[int, np.ndarray]] = {}
+  for line in path.read_text().splitlines():
+    try:
+      values = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    for key, value in values.items():
+      if key != "step" and (number := _numbers(value)) is not None:
+        points.setdefault(key, {})[int(values["step"])] = number
+  return {
+    key: (np.array(list(by_step)), np.array(list(by_step.values())))
+    for key, by_step in points.items()
+    if len({v.shape for v in by_step.values()}) == 1
+  }
+
+
+def _numbers(value) -> np.ndarray | None:
+  """A number or a list of them, or None for anything else, such as a note."""
+  try:
+    return np.array(value, np.float64)  # None becomes NaN
+  except (TypeError, ValueError):
+    return None
+
+
+def write_figure(
+  path: str | os.PathLike, report: FamilyReport, metrics: Mapping[str, Series]
+) -> None:
+  """Writes a PNG of the panels there is something for; without metrics that is the family's alone.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  panels = [lambda axes: draw_family(axes, report)]
+  if "loss" in metrics:
+    panels.insert(0, lambda axes: draw_losses(axes, metrics))
+  if "router/max_over_mean" in metrics:
+    panels += [lambda axes: draw_load(axes, metrics), lambda axes: draw_entropy(axes, metrics)]
+  columns = min(2, len(panels))
+  rows = -(-len(panels) // columns)
+  figure = Figure(figsize=(6.5 * columns, 4.6 * rows), layout="constrained")
+  for number, draw in enumerate(panels, 1):
+    axes = figure.add_subplot(rows, columns, number)
+    axes.spines["top"].set_visible(False)
+    axes.grid(alpha=0.25)
+    draw(axes)
+  try:
+    figure.savefig(path, dpi=130, format="png")
+  except OSError as e:
+    raise UserError(f"cannot write {path}: {e.strerror}") from e
+
+
+def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:
+  """Training loss of each logged step and smoothed, held-out losses, and the learning rate."""
+  key = "loss/text" if "loss/text" in metrics else "loss"
+  steps, losses = metrics[key]
+  smooth = smoothed(losses)
+  (line,) = axes.plot(steps, losses, alpha=0.25, linewidth=0.8)
+  axes.plot(steps, smooth, color=line.get_color(), label="training, smoothed")
+  if "held_out/loss" in metrics:
+    axes.plot(*metrics["held_out/loss"], "o", markersize=4, color="black", label="held out")
+  axes.set(title="Loss", xlabel="step", ylabel="nats per token")
+  axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+  if "learning_rate" in metrics:
+    rate = axes.twinx()
+    rate.spines["top"].set_visible(False)
+    rate.plot(*metrics["learning_rate"], ":", color="gray", linewidth=1)
+    rate.set_ylabel("learning rate (dotted)", color="gray", fontsize=_NOTE)
+    rate.tick_params(axis="y", colors="gray", labelsize=_NOTE)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    rate.set_ylim(bottom=0)
+  axes.legend(frameon=False, loc="upper right")
+
+
+def smoothed(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+  """Centred moving average, so without lag; NaN carries no weight.
+
+  The window shrinks towards the start, where losses fall steeply, and is cut off at the end.
+  """
+  index = np.arange(len(values))
+  half = np.minimum(index, round(_SMOOTHING * len(values)))
+  low, high = index - half, np.minimum(index + half + 1, len(values))
+  real = np.isfinite(values)
+  total = np.concatenate([[0], np.cumsum(np.where(real, values, 0))])
+  count = np.concatenate([[0], np.cumsum(real)])
+  counted = count[high] - count[low]
+  return np.where(counted > 0, (total[high] - total[low]) / np.maximum(counted, 1), np.nan)
+
+
+def draw_family(axes: Axes, report: FamilyReport) -> None:
+  """Each member's loss against its active parameters; the axis on the right is the same in bits per byte.
+
+  The baselines stand there as horizontal lines.
+  """
+  active = np.array([m.params_active for m in report.members], float)
+  loss = np.array([m.loss for m in report.members])
+  factor = math.log2(math.e) * report.tokens / report.utf8_bytes
+  baselines = {
+    "xz -9e": report.baselines.xz_bits_per_byte / factor,
+    "token bigram": report.baselines.bigram_bits_per_byte / factor,
+  }
+  if active.max() > 4 * active.min():
+    axes.set_xscale("log")
+    axes.set_xlim(active.min() / 1.3, active.max() * 1.3)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+  else:
+    axes.set_xlim(active.min() * 0.92, active.max() * 1.08)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+  heights = np.array([*loss, *baselines.values()])
+  margin = 0.12 * np.ptp(heights) + 1e-3 * heights.max()
+  axes.set_ylim(heights.min() - margin, heights.max() + margin)
+  axes.xaxis.set_major_formatter(EngFormatter())
+  taken = []
+  upper = max(baselines, key=baselines.get)
+  for (name, level), color in zip(baselines.items(), ("tab:red", "tab:purple")):
+    line = axes.axhline(level, color=color, linestyle="--", linewidth=1)
+    place, side = ((0, 2), "bottom") if name == upper else ((0, -3), "top")
+    at_edge = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    text = axes.annotate(
+      name, (0.99, level), place, **at_edge, color=color, fontsize=_NOTE, ha="right", va=side
+    )
+    taken += [line, text]
+  axes.plot(active[1:], loss[1:], "o", color="tab:blue")
+  axes.plot(active[:1], loss[:1], "*", color="tab:blue", markersize=12)
+  axes.set(title="The family", xlabel="active parameters", ylabel="held-out nats per token")
+  bits = axes.secondary_yaxis("right", functions=(lambda y: y * factor, lambda y: y / factor))
+  bits.set_ylabel("bits per byte")
+  names = [m.name for m in report.members]
+  names[0] += " (full)"
+  place_labels(axes, active, loss, names, size=_NOTE, avoid=taken)
+
+
+def draw_load(axes: Axes, metrics: Mapping[str, Series]) -> None:
+  """How many times its fair share the busiest expert of each MoE layer takes; 1 is perfect."""
+  _draw_layers(axes, metrics["router/max_over_mean"])
+  title = "Busiest expert of each layer"
+  if "router/dead" in metrics:
+    dead = int(np.nansum(metrics["router/dead"][1][-1]))
+    title += f" ({dead} idle experts at the last step)"
+  axes.axhline(1, color="gray", linewidth=0.8, linestyle="--")
+  axes.set(title=title, xlabel="step", ylabel="load / mean load")
+
+
+def draw_entropy(axes: Axes, metrics: Mapping[str, Series]) -> None:
+  """Entropy of each MoE layer's load as a share of the most there can be; 1 is perfect."""
+  _draw_layers(axes, metrics["router/entropy"])
+  axes.axhline(1, color="gray", linewidth=0.8, linestyle="--")
+  axes.set(title="Evenness of each layer's load", xlabel="step", ylabel="entropy / log experts")
+
+
+def _draw_layers(axes: Axes, series: Series) -> None:
+  steps, values = series
+  values = values.reshape(len(steps), -1)
+  count = values.shape[1]
+  colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
+  named = range(count) if count <= _LEGEND_LAYERS else {0, count // 2, count - 1}
+  for n in range(count):
+    label = f"MoE layer {n + 1}" if n in named else None
+    axes.plot(steps, values[:, n], color=colors[n], linewidth=1, label=label)
+  axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+  axes.legend(frameon=False, fontsize=_NOTE, ncols=min(2, count))

@@ -1,0 +1,170 @@
+"""The table, its JSON and its figure: what the command prints and writes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.figure import Figure
+
+from ernie_jax.backbone.parameters import model_cost
+from ernie_jax.elastic.family import parse_member
+from ernie_jax.elastic.slicing import member_config
+from ernie_jax.errors import UserError
+from ernie_jax.evaluate.family_table import (
+  Baselines,
+  FamilyReport,
+  MemberScore,
+  evaluate_family,
+)
+from ernie_jax.evaluate.figures import draw_family, read_metrics, smoothed, write_figure
+from ernie_jax.evaluate.held_out import score
+from ernie_jax.evaluate.report import report
+
+MEMBER_KEYS = [
+  "name",
+  "params_total",
+  "params_active",
+  "loss",
+  "bits_per_byte",
+  "decode_tokens_per_s",
+]
+
+
+def family(losses=(2.0, 2.5, 2.2)) -> FamilyReport:
+  names = [f"{4 - i}x16x4" for i in range(len(losses))]
+  members = tuple(
+    MemberScore(name, 2_000_000 - i, 1_000_000 - 1000 * i, loss, loss / 2, 321.0)
+    for i, (name, loss) in enumerate(zip(names, losses))
+  )
+  return FamilyReport(members, Baselines(1.5, 1.75), step=7, tokens=1000, utf8_bytes=2885)
+
+
+def test_report_writes_the_json_and_the_picture_and_prints_the_table(
+  workdir, saved, held_out, capsys
+):
+  found = report(workdir, max_rows=200)
+  values = json.loads((workdir / "family.json").read_text())
+  assert values == found.to_json()
+  assert list(values) == ["members", "baselines"]
+  assert list(values["baselines"]) == ["xz_bits_per_byte", "bigram_bits_per_byte"]
+  assert [list(m) for m in values["members"]] == [MEMBER_KEYS] * 4
+  assert [m["name"] for m in values["members"]] == ["3x4x2", "2x4x2", "3x2x1", "1x2x2"]
+  for m in values["members"]:
+    shape = member_config(
+      parse_member(m["name"], saved.model), elastic=saved.elastic, model=saved.model
+    )
+    cost = model_cost(shape, 64)
+    assert (m["params_total"], m["params_active"]) == (cost.params_total, cost.params_active)
+    assert m["decode_tokens_per_s"] > 0
+  full = score(saved.params, saved.bias, held_out, model=saved.model)
+  assert found.members[0].loss == pytest.approx(full.loss, rel=1e-5)
+  assert found.members[0].bits_per_byte == pytest.approx(full.bits_per_byte, rel=1e-5)
+  assert found.utf8_bytes == full.utf8_bytes
+  assert found.to_text() in capsys.readouterr().out
+  height, width, _ = image.imread(workdir / "report.png").shape
+  assert width > 1200 and height > 900
+
+
+def test_the_command_scores_the_named_members_and_writes_json_where_told(workdir, tmp_path):
+  out = tmp_path / "scores.json"
+  command = [sys.executable, "-m", "ernie_jax.evaluate", f"--workdir={workdir}"]
+  done = subprocess.run(
+    [*command, f"--json={out}", "--members=2x2x1", "--max_rows=4"], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert [m["name"] for m in json.loads(out.read_text())["members"]] == ["3x4x2", "2x2x1"]
+  assert "2x2x1" in done.stdout and "xz -9e" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"members": ["9x4x2"]}, "--members: 9x4x2"),
+    ({"members": ["small"]}, "--members: 'small'"),
+    ({"step": 3}, "--step"),
+  ],
+)
+def test_impossible_requests_name_their_flag(workdir, arguments, message):
+  with pytest.raises(UserError, match=message):
+    report(workdir, **arguments)
+
+
+def test_a_model_without_text_of_its_own_is_refused_in_one_line(foreign):
+  with pytest.raises(UserError, match="no data and no tokenizer") as e:
+    evaluate_family(foreign)
+  assert "\n" not in str(e.value)
+
+
+def test_the_table_is_aligned_and_compares_with_the_full_model():
+  lines = family().to_text().splitlines()
+  head, rule, full, second, third, bigram, xz, about = lines
+  assert full.split() == ["4x16x4", "2,000,000", "1,000,000", "2.0000", "1.0000", "321"]
+  assert "+25.0 %" in second and "+10.0 %" in third
+  end = head.index("bits/byte") + len("bits/byte")
+  for line, bits in ((full, "1.0000"), (second, "1.2500"), (bigram, "1.7500"), (xz, "1.5000")):
+    assert line[:end].endswith(bits)
+  assert len(rule) == len(head)
+  assert "2,885 bytes, 1,000 tokens" in about
+
+
+def test_figure_without_metrics_has_the_family_alone(tmp_path):
+  metrics = {"loss": (np.arange(5), np.linspace(3, 2, 5))}
+  write_figure(tmp_path / "one.png", family(), {})
+  write_figure(tmp_path / "two.png", family(), metrics)
+  one, two = image.imread(tmp_path / "one.png"), image.imread(tmp_path / "two.png")
+  assert two.shape[1] == 2 * one.shape[1]
+  assert one[..., :3].std() > 0.05  # something is drawn
+
+
+def test_unwritable_figure_is_one_line(tmp_path):
+  with pytest.raises(UserError, match="cannot write"):
+    write_figure(tmp_path / "absent" / "a.png", family(), {})
+
+
+@pytest.mark.parametrize("losses", [(2.0,), (2.0, 2.5), (2.0,) * 8, tuple(np.linspace(2, 2.05, 8))])
+def test_labels_of_the_family_do_not_overlap(losses):
+  figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+  axes = figure.add_subplot()
+  draw_family(axes, family(losses))
+  figure.draw_without_rendering()
+  texts = [t for t in axes.texts if t.get_text()]
+  assert len(texts) == len(losses) + 2
+  boxes = [t.get_window_extent() for t in texts]
+  for i, box in enumerate(boxes):
+    assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_the_right_axis_is_bits_per_byte():
+  figure = Figure()
+  axes = figure.add_subplot()
+  draw_family(axes, family())
+  figure.draw_without_rendering()
+  (bits,) = axes.child_axes
+  ratio = 1000 / np.log(2) / 2885
+  np.testing.assert_allclose(bits.get_ylim(), np.array(axes.get_ylim()) * ratio)
+
+
+def test_metrics_are_read_by_key_past_gaps_and_a_torn_last_line(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(
+    '{"step": 1, "loss": 3.0, "note": "x", "router/entropy": [0.5, 0.6]}\n'
+    '{"step": 2, "held_out/loss": 2.5}\n'
+    '{"step": 3, "loss": null, "router/entropy": [0.7, 0.8]}\n'
+    '{"step": 4, "lo'
+  )
+  got = read_metrics(path)
+  assert set(got) == {"loss", "held_out/loss", "router/entropy"}
+  np.testing.assert_array_equal(got["loss"][0], [1, 3])
+  np.testing.assert_array_equal(got["loss"][1], [3.0, np.nan])
+  np.testing.assert_array_equal(got["router/entropy"][1], [[0.5, 0.6], [0.7, 0.8]])
+  assert read_metrics(tmp_path / "none.jsonl") == {}
+
+
+def test_smoothing_keeps_a_straight_line_and_passes_over_gaps():
+  line = np.linspace(5, 1, 200)
+  np.testing.assert_allclose(smoothed(line)[:-4], line[:-4])
+  line[50] = np.nan
+  assert np.isfinite(smoothed(line)).all()
