@@ -88,14 +88,16 @@ def host_batch_to_global(batch: Any, mesh: Mesh | None, *, batch_axis: int = 0) 
 
   Args:
     batch: a pytree of NumPy arrays [rows of this process, ...].
-    mesh: from `make_mesh`; with None, or one device, the arrays go there whole.
+    mesh: from `make_mesh`; with None, or one device, the arrays go to the default one.
     batch_axis: which axis the rows are; 1 for micro-batches [A, rows, ...].
 
   Raises:
     UserError: the mesh does not divide the rows.
   """
   if mesh is None or mesh.size == 1:
-    return jax.device_put(batch, None if mesh is None else mesh.devices.flat[0])
+    # Not committed to a device, as a fresh state is not: a committed batch would commit the state
+    # that the first step returns, and the second step would be compiled anew.
+    return jax.device_put(batch)
   sharding = batch_sharding(mesh, batch_axis)
   parts = host_slice(mesh).count
   shards = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
