@@ -5,13 +5,13 @@ checkpoint; each step's randomness is a function of its number; `metrics.jsonl` 
 restored step. So a run that was killed continues bit for bit as if it never was.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import signal
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,7 +119,7 @@ def train(config: TrainConfig, run: Run) -> state_lib.TrainState:
     Stopped: after SIGTERM, with everything saved.
   """
   schedule = make_schedule(config.schedule, config.steps)
-  params = jax.eval_shape(lambda key: nn.unbox(run.task.init(key)[0]), jax.random.key(0))
+  params = jax.eval_shape(lambda: state_lib.initial_params(run.task, run.seed))
   optimizer = make_optimizer(config.optimizer, schedule, params)
   checkpoints = Checkpoints(
     str(run.workdir / "checkpoints"),
@@ -283,10 +283,8 @@ class _catch_sigterm:
   def __enter__(self) -> _Stopping:
     stopping = _Stopping()
     self.previous = None
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread: signals go elsewhere
       self.previous = signal.signal(signal.SIGTERM, stopping.ask)
-    except ValueError:  # not the main thread (a notebook's worker): signals go elsewhere
-      pass
     return stopping
 
   def __exit__(self, *_) -> None:

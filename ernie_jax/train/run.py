@@ -7,12 +7,11 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
 from ernie_jax.data.held_out import HeldOut
-from ernie_jax.data.pipeline import Pipeline, held_out_sets, training_pipeline, training_texts
+from ernie_jax.data.pipeline import held_out_sets, training_pipeline, training_texts
 from ernie_jax.elastic.family import members_of
 from ernie_jax.errors import UserError
 from ernie_jax.sharding import distributed
@@ -26,8 +25,10 @@ from ernie_jax.train.pretrain import Pretrain
 from ernie_jax.train.state import TrainState
 
 
-def run_experiment(experiment: Experiment, workdir: pathlib.Path) -> None:
-  """Runs what is left to do in `workdir`.
+def run_experiment(
+  experiment: Experiment, workdir: pathlib.Path, *, with_report: bool = True
+) -> None:
+  """Runs what is left to do in `workdir`; the last stage is the report.
 
   Raises:
     UserError: a bad config, data or mesh; a workdir that holds another experiment.
@@ -47,7 +48,8 @@ def run_experiment(experiment: Experiment, workdir: pathlib.Path) -> None:
     print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
   else:
     train_experiment(experiment, workdir, tokenizer, mesh)
-  _final_report(experiment, workdir)
+  if with_report:
+    _final_report(workdir)
 
 
 def train_experiment(
@@ -134,7 +136,7 @@ def _held_out_loss(experiment: Experiment, held_out: list[HeldOut]):
   return evaluate
 
 
-def _final_report(experiment: Experiment, workdir: pathlib.Path) -> None:
+def _final_report(workdir: pathlib.Path) -> None:
   """The family's table, a sample and the figures, once."""
   if jax.process_index() != 0 or (workdir / "report.png").exists():
     return

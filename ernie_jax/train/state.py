@@ -70,6 +70,11 @@ def create(
   return jax.jit(lambda: _build(task, optimizer, seed), out_shardings=shardings)()
 
 
+def initial_params(task: Task, seed: int) -> Any:
+  """The parameters a run of this seed starts from, without logical axis names."""
+  return nn.unbox(task.init(jax.random.fold_in(jax.random.key(seed), 0))[0])
+
+
 def _build(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
   key = jax.random.key(seed)
   params, variables = task.init(jax.random.fold_in(key, 0))
