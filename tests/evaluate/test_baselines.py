@@ -1,6 +1,7 @@
 """The baselines are what they say: xz's own size, and a proper distribution fitted to training text."""
 
 import collections
+import itertools
 import lzma
 import math
 import shutil
@@ -131,7 +132,7 @@ def test_training_pairs_are_those_of_the_files_and_never_predict_bos(data, token
     stream += tokenizer.encode(piece.text).tolist()
     if piece.last:
       stream.append(int(SpecialToken.EOS))
-      expected.update(zip(stream[:-1], stream[1:]))
+      expected.update(itertools.pairwise(stream))
   got = collections.Counter()
   for pairs in kept:
     got.update(zip(pairs.context.tolist(), pairs.target.tolist()))

@@ -26,8 +26,13 @@ def test_uniform_logits_cost_log_of_the_vocabulary_for_every_token(saved, held_o
 
 def test_score_is_the_weighted_sum_over_the_logits(saved, held_out):
   rows = held_out[0].rows
-  output = UnifiedModel(saved.model).apply({"params": saved.params}, rows, saved.bias)
-  logits = np.asarray(text_logits(output.hidden, saved.params, saved.model), np.float64)
+
+  @jax.jit
+  def logits_of(params):
+    output = UnifiedModel(saved.model).apply({"params": params}, rows, saved.bias)
+    return text_logits(output.hidden, params, saved.model)
+
+  logits = np.asarray(logits_of(saved.params), np.float64)
   norm = np.log(np.exp(logits).sum(-1))
   picked = np.take_along_axis(logits, rows.target[..., None], -1)[..., 0]
   expected = np.sum((norm - picked) * rows.text_weight)
@@ -45,7 +50,7 @@ def test_batches_cover_every_row_once_and_filling_costs_nothing(saved, held_out,
   assert parts.nats == pytest.approx(whole.nats, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["3x4x2", "2x4x2", "3x2x1", "1x2x2"])
+@pytest.mark.parametrize("name", ["2x4x2", "1x4x2", "2x2x1"])
 def test_a_member_scores_the_same_masked_and_sliced(saved, held_out, name):
   member = parse_member(name, saved.model)
   kinds = {"elastic": saved.elastic, "model": saved.model}
@@ -55,12 +60,12 @@ def test_a_member_scores_the_same_masked_and_sliced(saved, held_out, name):
   own = score(sliced.params, sliced.bias, held_out, model=sliced.model)
   assert masked.nats == pytest.approx(own.nats, rel=1e-5)
   full = score(saved.params, saved.bias, held_out, model=saved.model)
-  assert (abs(masked.nats - full.nats) < 1e-4 * full.nats) == (name == "3x4x2")
+  assert (abs(masked.nats - full.nats) < 1e-4 * full.nats) == (name == "2x4x2")
 
 
 def test_all_members_share_one_compilation(saved, held_out):
   module._losses.clear_cache()
-  for name in ("3x4x2", "2x4x2", "1x2x1"):
+  for name in ("2x4x2", "1x4x2", "1x2x1"):
     member = parse_member(name, saved.model)
     active = activate(member, saved.usage, elastic=saved.elastic, model=saved.model)
     score(saved.params, saved.bias, held_out, model=saved.model, active=active)
