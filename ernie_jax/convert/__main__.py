@@ -51,12 +51,12 @@ def import_checkpoint(directory: pathlib.Path, workdir: pathlib.Path) -> None:
   with files.written_whole(workdir, named="--workdir") as target:
     imported = from_hf(config, tensors, progress=_bar)
     saved = SavedModel(
-      config={},
+      config={"name": directory.resolve().name},
       model=imported.model,
       elastic=ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0),
       params=imported.params,
       bias=imported.bias,
-      usage=np.zeros_like(imported.bias),
+      usage=np.full_like(imported.bias, 1 / model.experts),  # nobody measured it
       tokenizer=None,
       step=0,
     )

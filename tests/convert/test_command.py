@@ -1,6 +1,5 @@
 """from-hf and to-hf on directories: whole round trips, and one clear line for every mistake."""
 
-import json
 import subprocess
 import sys
 
@@ -189,15 +188,27 @@ def test_a_failure_while_writing_leaves_nothing_behind(checkpoint, tmp_path, mon
   assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "work"]
 
 
-def test_the_command_imports_and_tells_mistakes_in_one_line(checkpoint, tmp_path):
-  directory = checkpoint.write(tmp_path / "hf")
-  command = [sys.executable, "-m", "ernie_jax.convert", "from-hf", str(directory)]
-  run = lambda *flags: subprocess.run([*command, *flags], capture_output=True, text=True)
-  good = run(f"--workdir={tmp_path / 'work'}")
-  assert good.returncode == 0, good.stderr
-  assert "3 layers x 16, 4 experts, top 2, 1 MTP" in good.stdout
-  assert json.loads((tmp_path / "work" / "config.json").read_text())["model"]["experts"] == 4
-  bad = run()
+def test_the_commands_import_continue_greedily_and_tell_mistakes_in_one_line(checkpoint, tmp_path):
+  def run(command, *arguments):
+    line = [sys.executable, "-m", f"ernie_jax.{command}", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True)
+
+  directory, work = checkpoint.write(tmp_path / "hf"), f"--workdir={tmp_path / 'work'}"
+  imported = run("convert", "from-hf", directory, work)
+  assert imported.returncode == 0, imported.stderr
+  assert "3 layers x 16, 4 experts, top 2, 1 MTP, 10.6 k parameters" in imported.stdout
+
+  listed = lambda ids: ",".join(map(str, ids))
+  prompt, expected = checkpoint.ids[0], checkpoint.greedy[0]
+  count = len(expected)
+  said = run(
+    "generate", work, f"--prompt-ids={listed(prompt)}", "--print-ids", "--temperature=0",
+    f"--max_new_tokens={count}",
+  )  # fmt: skip
+  assert said.returncode == 0, said.stderr
+  assert said.stdout.strip() == listed([*prompt, *expected])
+
+  bad = run("convert", "from-hf", directory)
   assert bad.returncode == 2
   assert bad.stderr.strip().splitlines() == [
     "error: missing flag --workdir; add --workdir=runs/ernie45"
