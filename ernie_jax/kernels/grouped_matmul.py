@@ -8,12 +8,12 @@ M rows of the buffer, D width of a row, E experts (groups), F width of the outpu
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ernie_jax.errors import UserError
 from ernie_jax.kernels.blocked import blocked
 from ernie_jax.kernels.megablox import megablox
+from ernie_jax.kernels.ragged import ragged, zero_dead_rows
 
 BACKENDS = ("auto", "reference", "blocked", "megablox", "ragged")
 _OF_PLATFORM = {"tpu": "megablox", "gpu": "ragged"}
@@ -59,23 +59,11 @@ def grouped_matmul(
   return kernel(x_MD, w_EDF, group_sizes_E)
 
 
-def _zero_dead_rows(x_MD, group_sizes_E):
-  live_M = jnp.arange(x_MD.shape[0]) < jnp.sum(group_sizes_E)
-  return jnp.where(live_M[:, None], x_MD, 0)
-
-
 def reference(x_MD, w_EDF, group_sizes_E) -> Float[Array, "M F"]:
   """Every row by every expert, all but its own masked: E times the work, for tests only."""
   end_E = jnp.cumsum(group_sizes_E)
   row_M1 = jnp.arange(x_MD.shape[0])[:, None]
   own_ME = (row_M1 < end_E) & (row_M1 >= end_E - group_sizes_E)
-  x_MD = _zero_dead_rows(x_MD, group_sizes_E)
+  x_MD = zero_dead_rows(x_MD, group_sizes_E)
   out_MEF = jnp.einsum("md,edf->mef", x_MD, w_EDF, preferred_element_type=jnp.float32)
   return jnp.sum(jnp.where(own_ME[:, :, None], out_MEF, 0), axis=1).astype(x_MD.dtype)
-
-
-def ragged(x_MD, w_EDF, group_sizes_E) -> Float[Array, "M F"]:
-  """`jax.lax.ragged_dot`: grouped forward and row gradient on GPU; its weight gradient may be dense there."""
-  x_MD = _zero_dead_rows(x_MD, group_sizes_E)
-  out_MF = lax.ragged_dot(x_MD, w_EDF, group_sizes_E, preferred_element_type=jnp.float32)
-  return _zero_dead_rows(out_MF, group_sizes_E).astype(x_MD.dtype)
