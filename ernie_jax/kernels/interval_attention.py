@@ -5,7 +5,9 @@ hidden_from[k] <= index[q] < hidden_to[k]. The rule is an interval for each key 
 block of keys that no query of a block can see is skipped without looking at it.
 
 Letters: B rows, Q queries, S keys, H query heads, G key-value heads, R = H / G, C head size.
-Gotcha: a query that sees nothing (padding) gets zeros, never NaN.
+Gotcha: a query that sees nothing (padding) gets zeros, never NaN. Invisible keys and values may hold any
+finite number; NaN there would spread, since a weight of 0 does not stop it (the model embeds padding as
+zeros, and an empty cache holds zeros).
 """
 
 import flax.struct
