@@ -1,8 +1,8 @@
 """Held-out loss and bits per byte of a model or of a member of its family.
 
 Members are run as masks on the full model (`elastic.family.activate`): the masks are inputs, so one
-compilation serves the whole family, layers that are passed by cost nothing, and no token goes to an expert that
-is masked. A sliced member has the same outputs but would be compiled anew.
+compilation serves the whole family, layers that are passed by cost nothing, and no token goes to an expert
+that is masked. A sliced member has the same outputs but would be compiled anew.
 
 Letters: B rows, L positions, N layers, E experts.
 """
@@ -24,6 +24,8 @@ from ernie_jax.data.mixture import stack_rows
 from ernie_jax.model import UnifiedModel, head_kernel
 from ernie_jax.objectives.cross_entropy import token_losses
 from ernie_jax.sequence.row import Row, empty_row
+from ernie_jax.sharding.distributed import fetch
+from ernie_jax.sharding.mesh import BATCH_AXES, active_mesh
 
 BATCH_TOKENS = (
   8192  # positions of one call: enough to fill a CPU's cores, little next to the weights
@@ -63,7 +65,9 @@ def score(
   model: ModelConfig,
   active: Active | None = None,
 ) -> Score:
-  """The score of one model on all of `held_out` together.
+  """The score of one model on all of `held_out` together, under the mesh that is entered, if one is.
+
+  With several processes all must call it, with the same arguments.
 
   Args:
     params: on the device already, if it is called more than once.
@@ -75,7 +79,7 @@ def score(
   nats = tokens = 0.0
   for one in held_out:
     for rows in _batches(one.rows):
-      losses = np.asarray(_losses(params, bias, rows, active, model), np.float64)
+      losses = fetch(_losses(params, bias, rows, active, model)).astype(np.float64)
       weight = rows.text_weight.astype(np.float64)
       nats += float(np.sum(losses * weight, where=weight > 0))
       tokens += float(weight.sum())
@@ -91,9 +95,11 @@ def _losses(
 
 
 def _batches(rows: Row):
-  """Batches of one shape, so of one compilation: the last is filled up with padding rows."""
+  """Batches of one shape, so of one compilation, that the mesh divides; filled up with padding rows."""
   count, length = rows.kind.shape
-  size = max(1, BATCH_TOKENS // length)
+  mesh = active_mesh()
+  shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  size = -(-max(1, BATCH_TOKENS // length) // shards) * shards
   for start in range(0, count, size):
     batch = jax.tree.map(lambda x, s=start: x[s : s + size], rows)
     missing = size - batch.kind.shape[0]

@@ -50,7 +50,7 @@ def saved(data, tokenizer) -> SavedModel:
   params = jax.device_get(unboxed_params(model, jax.random.key(0)))
   params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), params)
   return SavedModel(
-    config={"data": config_lib.to_dict(data)},
+    config={"data": config_lib.to_dict(data), "evaluation": {"prompt": "def "}},
     model=model,
     elastic=elastic,
     params=params,

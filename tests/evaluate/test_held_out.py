@@ -11,6 +11,8 @@ from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.evaluate import held_out as module
 from ernie_jax.evaluate.held_out import score
 from ernie_jax.model import UnifiedModel, text_logits
+from ernie_jax.sharding import rules
+from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 
 
 def test_uniform_logits_cost_log_of_the_vocabulary_for_every_token(saved, held_out):
@@ -48,6 +50,16 @@ def test_batches_cover_every_row_once_and_filling_costs_nothing(saved, held_out,
   parts = score(saved.params, saved.bias, held_out, model=saved.model)
   assert (parts.tokens, parts.utf8_bytes) == (whole.tokens, whole.utf8_bytes)
   assert parts.nats == pytest.approx(whole.nats, rel=1e-6)
+
+
+def test_a_mesh_changes_nothing_whatever_the_batch_size(saved, held_out, monkeypatch):
+  alone = score(saved.params, saved.bias, held_out, model=saved.model)
+  config = MeshConfig(data=2, expert=2)
+  monkeypatch.setattr(module, "BATCH_TOKENS", 61 * held_out[0].rows.length)
+  with rules.enter(make_mesh(config), config):
+    divided = score(saved.params, saved.bias, held_out, model=saved.model)
+  assert divided.nats == pytest.approx(alone.nats, rel=1e-5)
+  assert divided.tokens == alone.tokens
 
 
 @pytest.mark.parametrize("name", ["2x4x2", "1x4x2", "2x2x1"])
