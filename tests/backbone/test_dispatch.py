@@ -1,5 +1,7 @@
 """Dispatch: the plan is a stable sort that drops nothing; gather and combine follow it both ways."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +63,7 @@ def _weights(experts=5, width=12, hidden=8, tokens=19, choices=3):
   return [jax.random.normal(k, s) for k, s in zip(keys, shapes)]
 
 
-def _dense_mlp(x, gates, w_gate, w_up, w_down, chosen, live):
+def _dense_mlp(chosen, live, x, gates, w_gate, w_up, w_down):
   """Every token through every expert, then the chosen ones weighed."""
   hidden = jax.nn.silu(jnp.einsum("td,edf->tef", x, w_gate)) * jnp.einsum("td,edf->tef", x, w_up)
   y = jnp.einsum("tef,efd->ted", hidden, w_down)
@@ -69,15 +71,21 @@ def _dense_mlp(x, gates, w_gate, w_up, w_down, chosen, live):
   return jnp.einsum("ted,tke->td", y, weight)
 
 
-def _with_gradients(f, *args):
-  """f(*args) and its gradients under one fixed random cotangent, compiled in one piece."""
+@partial(jax.jit, static_argnames="f")
+def _with_gradients(f, chosen, live, *args):
+  """f(chosen, live, *args) and its gradients in args under one fixed random cotangent."""
+  out, back = jax.vjp(lambda *args: f(chosen, live, *args), *args)
+  return out, *back(jax.random.normal(jax.random.key(1), out.shape).astype(out.dtype))
 
-  @jax.jit
-  def run(*args):
-    out, back = jax.vjp(f, *args)
-    return out, *back(jax.random.normal(jax.random.key(1), out.shape).astype(out.dtype))
 
-  return run(*args)
+def _routed(backend):
+  def mlp(chosen, live, x, gates, *weights):
+    return room.expert_mlp(x, chosen, gates, live, *weights, backend=backend)
+
+  return mlp
+
+
+ROUTED = {backend: _routed(backend) for backend in ("reference", "blocked")}
 
 
 @pytest.mark.parametrize("backend", ["reference", "blocked"])
@@ -86,11 +94,8 @@ def test_expert_mlp_and_its_gradients_equal_the_dense_mixture(backend, dead):
   chosen, live = _routing(3, 19, 3, 5, dead)
   args = _weights()
 
-  def ours(x, gates, *w):
-    return room.expert_mlp(x, chosen, gates, live, *w, backend=backend)
-
-  dense = _with_gradients(lambda *a: _dense_mlp(*a, chosen, live), *args)
-  for got, want in zip(_with_gradients(ours, *args), dense):
+  dense = _with_gradients(_dense_mlp, chosen, live, *args)
+  for got, want in zip(_with_gradients(ROUTED[backend], chosen, live, *args), dense):
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
@@ -101,8 +106,8 @@ def test_a_token_alone_reads_only_its_own_experts(tokens):
   used = jnp.isin(jnp.arange(5), chosen)[:, None, None]
   poisoned = args[:2] + [jnp.where(used, w, jnp.nan) for w in args[2:]]
   assert not bool(jnp.all(used))
-  got = room.expert_mlp(poisoned[0], chosen, poisoned[1], live, *poisoned[2:], backend="blocked")
-  np.testing.assert_allclose(got, _dense_mlp(*args, chosen, live), atol=1e-4)
+  got = jax.jit(ROUTED["blocked"])(chosen, live, *poisoned)
+  np.testing.assert_allclose(got, _dense_mlp(chosen, live, *args), atol=1e-4)
 
 
 def test_bfloat16_stays_bfloat16_and_close_to_float32():
@@ -110,11 +115,9 @@ def test_bfloat16_stays_bfloat16_and_close_to_float32():
   args = _weights()
   small = [a.astype(jnp.bfloat16) for a in args]
 
-  def ours(x, gates, *w):
-    return room.expert_mlp(x, chosen, gates, live, *w, backend="blocked")
-
-  want = _with_gradients(ours, *(a.astype(jnp.float32) for a in small))
-  for a, b in zip(_with_gradients(ours, *small), want):
+  mlp = ROUTED["blocked"]
+  want = _with_gradients(mlp, chosen, live, *(a.astype(jnp.float32) for a in small))
+  for a, b in zip(_with_gradients(mlp, chosen, live, *small), want):
     assert a.dtype == jnp.bfloat16
     error = jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)
     assert error < 0.02
@@ -125,12 +128,9 @@ def test_tokens_whose_every_choice_is_dead_may_be_nan():
   live = live.at[4].set(False)
   x, *rest = _weights()
 
-  def loss(x, gates, *w):
-    return jnp.sum(room.expert_mlp(x, chosen, gates, live, *w, backend="blocked") ** 2)
-
-  gradients = jax.jit(jax.grad(loss, argnums=range(5)))
-  clean = gradients(x.at[4].set(0), *rest)
-  poisoned = gradients(x.at[4].set(jnp.nan), *rest)
+  mlp = ROUTED["blocked"]
+  clean = _with_gradients(mlp, chosen, live, x.at[4].set(0), *rest)
+  poisoned = _with_gradients(mlp, chosen, live, x.at[4].set(jnp.nan), *rest)
   for a, b in zip(clean, poisoned):
     np.testing.assert_array_equal(a, b)
 
