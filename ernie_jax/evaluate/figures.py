@@ -24,6 +24,7 @@ from ernie_jax.evaluate.labels import place_labels
 _LEGEND_LAYERS = 8  # more lines than this, and the legend names only the first, middle and last
 _SMOOTHING = 0.02  # half of the moving average's window, as a share of the curve
 _NOTE = 8  # font size
+_LEGEND = {"framealpha": 0.85, "edgecolor": "none"}
 
 Series = tuple[np.ndarray, np.ndarray]
 
@@ -107,7 +108,9 @@ def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:
     rate.tick_params(axis="y", colors="gray", labelsize=_NOTE)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     rate.set_ylim(bottom=0)
-  axes.legend(frameon=False, loc="upper right")
+    axes.set_zorder(rate.get_zorder() + 1)  # the twin would be drawn over the legend
+    axes.patch.set_visible(False)
+  axes.legend(**_LEGEND, loc="upper right")
 
 
 def smoothed(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
@@ -139,11 +142,12 @@ def draw_family(axes: Axes, report: FamilyReport) -> None:
   }
   if active.max() > 4 * active.min():
     axes.set_xscale("log")
-    axes.set_xlim(active.min() / 1.3, active.max() * 1.3)
+    axes.set_xlim(active.min() / 1.3, active.max() * 1.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_formatter(NullFormatter())
   else:
-    axes.set_xlim(active.min() * 0.92, active.max() * 1.08)
+    room = 0.12 * active.max() + 0.12 * np.ptp(active)  # for the labels at the ends
+    axes.set_xlim(active.min() - room / 2, active.max() + room)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
   heights = np.array([*loss, *baselines.values()])
   margin = 0.12 * np.ptp(heights) + 1e-3 * heights.max()
@@ -197,4 +201,4 @@ def _draw_layers(axes: Axes, series: Series) -> None:
     label = f"MoE layer {n + 1}" if n in named else None
     axes.plot(steps, values[:, n], color=colors[n], linewidth=1, label=label)
   axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-  axes.legend(frameon=False, fontsize=_NOTE, ncols=min(2, count))
+  axes.legend(**_LEGEND, fontsize=_NOTE, ncols=min(2, count))
