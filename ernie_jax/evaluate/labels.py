@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 _GAP = 7  # points (1/72 inch) from a point to a label that is next to it
+_NEAR = 4  # places that need no line to the point
 _LINE = 14  # points between one candidate height and the next
 
 
@@ -43,7 +44,7 @@ def place_labels(
     k = free[0] if free else 0
     taken.append(places[k])
     dx, dy = _places(width)[k]
-    far = abs(dy) > _LINE
+    far = k >= _NEAR
     axes.annotate(
       names[i],
       (x[i], y[i]),
