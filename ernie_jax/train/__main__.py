@@ -7,6 +7,7 @@ resumes after any interruption, and says so when everything is done.
 """
 
 import pathlib
+import shlex
 import sys
 
 from absl import flags
@@ -41,7 +42,7 @@ def main(argv) -> int:
   try:
     run_experiment(experiment, workdir)
   except Stopped as e:
-    again = " ".join(["python -m ernie_jax.train", *sys.argv[1:]])
+    again = shlex.join(["python", "-m", "ernie_jax.train", *sys.argv[1:]])
     print(f"stopped by SIGTERM after step {e.args[0]}, which is saved; to go on: {again}")
   return 0
 

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_jax.errors import UserError
-from ernie_jax.sharding import rules
-from ernie_jax.sharding.distributed import host_batch_to_global
+from ernie_jax.sharding import distributed, rules
 from ernie_jax.sharding.mesh import MeshConfig
 from ernie_jax.train import state as state_lib
 from ernie_jax.train.checkpoint import Checkpoints
@@ -126,12 +125,13 @@ def train(config: TrainConfig, run: Run) -> state_lib.TrainState:
     keep_latest=config.keep_latest,
     keep_every=config.keep_every or None,
   )
-  with rules.enter(run.mesh, run.mesh_config), checkpoints, _catch_sigterm() as stopping:
+  # Signals are caught until the last checkpoint is closed, so they are entered before it.
+  with rules.enter(run.mesh, run.mesh_config), _catch_sigterm() as stopping, checkpoints:
     state = _start(run, optimizer, checkpoints)
     first = int(state.step)
     if first >= config.steps:
       return state
-    step_fn = jax.jit(make_step(run.task, optimizer, schedule), donate_argnums=0)
+    step_fn = _compiled_once(make_step(run.task, optimizer, schedule), state, run.mesh)
     writer = MetricsWriter(run.workdir, resume_step=first)
     progress = Progress(config.steps, start=first, peak_flops=peak_flops(run.dtype))
     with writer, progress:
@@ -148,6 +148,14 @@ def _start(run: Run, optimizer, checkpoints: Checkpoints) -> state_lib.TrainStat
   state, extra = checkpoints.restore(latest, like)
   run.data.set_state(extra["data"])
   return state
+
+
+def _compiled_once(step: Callable, state: state_lib.TrainState, mesh) -> Callable:
+  """`step` jitted; on a mesh its state stays where it was put, or the second step compiles anew."""
+  if mesh is None or mesh.size == 1:
+    return jax.jit(step, donate_argnums=0)
+  placed = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
 
 
 class _Loop:
@@ -189,10 +197,7 @@ class _Loop:
     micro = [next(self.run.data) for _ in range(count)]
     micro += [micro[-1]] * (size - count)  # filling: the step does not read it
     stacked = jax.tree.map(lambda *x: np.stack(x), *micro)
-    mesh = self.run.mesh
-    if mesh is None or mesh.size == 1:
-      return stacked
-    return host_batch_to_global(stacked, mesh, axis=1)
+    return distributed.host_batch_to_global(stacked, self.run.mesh, batch_axis=1)
 
   def _save(self, step: int, state) -> None:
     self.checkpoints.save(step, state, {"data": self.run.data.get_state()})
@@ -202,7 +207,7 @@ class _Loop:
     if self.pending is None:
       return
     (step, count, report), self.pending = self.pending, None
-    report = jax.device_get(report)
+    report = distributed.fetch(report)
     if not report.finite:
       raise UserError(self._culprits(step, report))
     tokens = count * self.run.tokens_per_microbatch
@@ -234,10 +239,14 @@ class _Loop:
     if bad:
       shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
       what.append(f"gradient of {shown}")
-    return (
-      f"step {step + 1} is not finite: {'; '.join(what)}. Training stopped; the last good checkpoint is"
-      f" step {self.checkpoints.latest_step()}"
+    self.checkpoints.wait()  # one may still be on its way
+    latest = self.checkpoints.latest_step()
+    kept = (
+      "there is no checkpoint yet"
+      if latest is None
+      else f"the last good checkpoint, step {latest}, stays"
     )
+    return f"step {step + 1} is not finite: {'; '.join(what)}; training stopped, {kept}"
 
 
 class _Profiler:

@@ -3,15 +3,20 @@
 `prepare` is what a notebook calls to get the parts; `run_experiment` is the whole.
 """
 
+import contextlib
+import errno
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
 from ernie_jax.data.held_out import HeldOut
 from ernie_jax.data.pipeline import held_out_sets, training_pipeline, training_texts
+from ernie_jax.data.text_files import Pieces, prepare
 from ernie_jax.elastic.family import members_of
 from ernie_jax.errors import UserError
 from ernie_jax.sharding import distributed
@@ -24,32 +29,43 @@ from ernie_jax.train.model_io import TOKENIZER, read_config, write_config
 from ernie_jax.train.pretrain import Pretrain
 from ernie_jax.train.state import TrainState
 
+REPORT = "report.png"  # written last, so where it is the run is complete
+_UNWRITABLE = {
+  getattr(errno, name)
+  for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EEXIST", "ENOTDIR")
+}
+
 
 def run_experiment(
   experiment: Experiment, workdir: pathlib.Path, *, with_report: bool = True
 ) -> None:
   """Runs what is left to do in `workdir`; the last stage is the report.
 
+  Everything that can be checked is checked before the workdir is touched.
+
   Raises:
-    UserError: a bad config, data or mesh; a workdir that holds another experiment.
+    UserError: a bad config, data or mesh; a workdir that holds another experiment or cannot be
+      written.
     Stopped: after SIGTERM.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
-  folder = workdir / "checkpoints"
-  finished = max(checkpoint.steps(folder), default=0)
-  _same_experiment(experiment, workdir, started=finished > 0)
-  mesh = make_mesh(experiment.mesh)
-  _check_mesh(experiment, mesh)
-  tokenizer = get_tokenizer(experiment, workdir)
-  if jax.process_index() == 0:
-    write_config(workdir, config_lib.to_dict(experiment))
-    print(describe(experiment, mesh, finished), flush=True)
-  if finished >= experiment.train.steps:
-    print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
-  else:
-    train_experiment(experiment, workdir, tokenizer, mesh)
-  if with_report:
-    _final_report(workdir)
+  with _writing(workdir):
+    finished = max(checkpoint.steps(workdir / "checkpoints"), default=0)
+    mesh = make_mesh(experiment.mesh)
+    _check_mesh(experiment, mesh)
+    if finished:
+      _check_same_experiment(experiment, workdir)
+    _check_data(experiment)
+    tokenizer = get_tokenizer(experiment, workdir)
+    if jax.process_index() == 0:
+      write_config(workdir, config_lib.to_dict(experiment))
+      print(describe(experiment, mesh, finished), flush=True)
+    if finished >= experiment.train.steps:
+      print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
+    else:
+      (workdir / REPORT).unlink(missing_ok=True)  # it tells of an earlier step
+      train_experiment(experiment, workdir, tokenizer, mesh)
+    if with_report:
+      _final_report(workdir)
 
 
 def train_experiment(
@@ -80,13 +96,16 @@ def train_experiment(
 
 
 def get_tokenizer(experiment: Experiment, workdir: pathlib.Path) -> Tokenizer:
-  """The workdir's tokenizer: stored with its checkpoints, trained or copied there on the first run."""
+  """The workdir's tokenizer: stored with its checkpoints, trained or copied there on the first run.
+
+  One that an attempt with another text, data or vocabulary left before its first checkpoint is replaced.
+  """
   path = workdir / "checkpoints" / "assets" / TOKENIZER
-  if not path.exists():
-    if jax.process_index() == 0:
-      _make_tokenizer(experiment).save(path)
-    if jax.process_count() > 1:
-      jax.experimental.multihost_utils.sync_global_devices("tokenizer")
+  if jax.process_index() == 0 and not _tokenizer_fits(experiment, workdir, path):
+    path.parent.mkdir(parents=True, exist_ok=True)  # fails before minutes of training, not after
+    _make_tokenizer(experiment).save(path)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("tokenizer")
   tokenizer = Tokenizer.load(path)
   if tokenizer.vocab_size > experiment.model.vocab_size:
     raise UserError(
@@ -94,6 +113,18 @@ def get_tokenizer(experiment: Experiment, workdir: pathlib.Path) -> Tokenizer:
       f" {tokenizer.vocab_size} ids"
     )
   return tokenizer
+
+
+def _tokenizer_fits(experiment: Experiment, workdir: pathlib.Path, path: pathlib.Path) -> bool:
+  """Whether the stored tokenizer is the one that this experiment would make."""
+  if not path.exists():
+    return False
+  if checkpoint.steps(workdir / "checkpoints"):
+    return True  # compared already
+  try:
+    return not _difference(experiment, read_config(workdir), ("text", "data", "model"))
+  except UserError:  # stopped before it wrote its config
+    return False
 
 
 def _make_tokenizer(experiment: Experiment) -> Tokenizer:
@@ -138,36 +169,73 @@ def _held_out_loss(experiment: Experiment, held_out: list[HeldOut]):
 
 def _final_report(workdir: pathlib.Path) -> None:
   """The family's table, a sample and the figures, once."""
-  if jax.process_index() != 0 or (workdir / "report.png").exists():
+  if jax.process_index() != 0 or (workdir / REPORT).exists():
     return
   from ernie_jax.evaluate.report import report
 
   report(workdir)
 
 
-def _same_experiment(experiment: Experiment, workdir: pathlib.Path, *, started: bool) -> None:
-  """A checkpoint must be of this model and data; what may change is how long and how fast."""
-  if not started:
-    return
-  old, new = read_config(workdir), config_lib.to_dict(experiment)
-  for key in ("model", "data", "seed"):
-    path = _first_difference(old.get(key), new[key], f"config.{key}")
-    if path:
-      raise UserError(
-        f"--workdir: {workdir} holds a checkpoint of another config: {path}; use another workdir or"
-        " the old value"
-      )
+# What a run may change when it goes on: where and how fast, but not what is computed.
+_FREE = {
+  "data": ("data_dir", "prefetch", "threads"),
+  "model": ("remat", "scan", "attention", "grouped_matmul"),
+}
 
 
-def _first_difference(old: Any, new: Any, path: str) -> str:
-  """`KEY was OLD, is NEW` of the first key that differs; empty if none does."""
+def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> None:
+  """A checkpoint must be of this model, data and seed; how long and how fast may change."""
+  found = _difference(experiment, read_config(workdir), ("model", "text", "data", "seed"))
+  if found:
+    raise UserError(
+      f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
+      " the old value"
+    )
+
+
+def _difference(experiment: Experiment, old: dict[str, Any], sections: Sequence[str]) -> str:
+  """`KEY was OLD, is NEW` of the first key of `sections` that differs; empty if none does."""
+  new = config_lib.to_dict(experiment)
+  for section in sections:
+    free = _FREE.get(section, ())
+    found = _first_difference(old.get(section), new[section], f"config.{section}", free)
+    if found:
+      return found
+  return ""
+
+
+def _first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
   if isinstance(old, dict) and isinstance(new, dict):
     for key in new:
-      found = _first_difference(old.get(key), new[key], f"{path}.{key}")
+      found = _first_difference(old.get(key), new[key], f"{path}.{key}") if key not in free else ""
       if found:
         return found
     return ""
   return "" if old == new else f"{path} was {old!r}, is {new!r}"
+
+
+def _check_data(experiment: Experiment) -> None:
+  """Prepares the text where needed and opens it, so that an error comes before any work is done."""
+  for source in experiment.data.sources:
+    build = prepare(source, experiment.data.data_dir)
+    for side in ("train", "validation"):
+      Pieces(build, side)
+  if experiment.text.tokenizer:
+    Tokenizer.load(experiment.text.tokenizer)
+
+
+@contextlib.contextmanager
+def _writing(workdir: pathlib.Path):
+  """A full or read-only disk is told in one line; what is complete there stays as it is."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno not in _UNWRITABLE:
+      raise
+    raise UserError(
+      f"--workdir: cannot write {e.filename or workdir}: {e.strerror}; checkpoints already complete"
+      " are unharmed"
+    ) from e
 
 
 def _check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
