@@ -125,6 +125,7 @@ def train(config: TrainConfig, run: Run) -> state_lib.TrainState:
     keep_latest=config.keep_latest,
     keep_every=config.keep_every or None,
   )
+  peak = peak_flops(run.dtype)  # measured on one device, so outside the mesh
   # Signals are caught until the last checkpoint is closed, so they are entered before it.
   with rules.enter(run.mesh, run.mesh_config), _catch_sigterm() as stopping, checkpoints:
     state = _start(run, optimizer, checkpoints)
@@ -133,7 +134,7 @@ def train(config: TrainConfig, run: Run) -> state_lib.TrainState:
       return state
     step_fn = _compiled_once(make_step(run.task, optimizer, schedule), state, run.mesh)
     writer = MetricsWriter(run.workdir, resume_step=first)
-    progress = Progress(config.steps, start=first, peak_flops=peak_flops(run.dtype))
+    progress = Progress(config.steps, start=first, peak_flops=peak)
     with writer, progress:
       loop = _Loop(config, run, checkpoints, writer, progress, leaf_names(state.params))
       return loop.steps(state, step_fn, stopping)
@@ -220,7 +221,6 @@ class _Loop:
         **report.metrics,
         **(held_out or {}),
         "grad_norm": report.grad_norm,
-        "param_norm": report.param_norm,
         "learning_rate": report.learning_rate,
         "microbatches": count,
         "tokens_per_second": rates.tokens_per_second,
