@@ -1,0 +1,74 @@
+"""Every file in experiments/ builds by shape alone, and trains one step when shrunk."""
+
+import importlib.util
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ernie_jax
+from ernie_jax.backbone.parameters import model_cost
+from ernie_jax.sequence import Text, lay_out, pack
+from ernie_jax.train.experiment import Experiment, build_experiment
+from ernie_jax.train.optimizer import make_optimizer
+from ernie_jax.train.pretrain import Pretrain
+from ernie_jax.train.schedule import make_schedule
+from ernie_jax.train.state import create, shape_of
+from ernie_jax.train.step import make_step
+
+FILES = sorted((pathlib.Path(ernie_jax.__file__).parents[1] / "experiments").glob("*.py"))
+
+
+def load(path: pathlib.Path, arg: str) -> Experiment:
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return build_experiment(module.get_config(arg))
+
+
+def parts(e: Experiment):
+  task = Pretrain(e.model, e.elastic, e.objective)
+  schedule = make_schedule(e.train.schedule, e.train.steps)
+  shapes = jax.eval_shape(lambda key: nn.unbox(task.init(key)[0]), jax.random.key(0))
+  return task, make_optimizer(e.train.optimizer, schedule, shapes), schedule
+
+
+def test_there_are_experiments():
+  assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_experiment_builds_by_shape(path):
+  e = load(path, "")
+  task, optimizer, _ = parts(e)
+  state = shape_of(task, optimizer, e.seed)
+  sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
+  trained = sum(size for name, size in sizes.items() if not name.startswith("mtp_"))
+  assert trained == model_cost(e.model, e.data.row_length).params_total
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_experiment_trains_a_shrunk_step(path):
+  e = load(path, "tiny")
+  task, optimizer, schedule = parts(e)
+  rng = np.random.default_rng(0)
+  tokens = lambda: tuple(rng.integers(64, e.model.vocab_size, e.data.row_length).tolist())
+  rows = [pack([lay_out([Text(tokens())])], e.data.row_length) for _ in range(2)]
+  batch = jax.tree.map(lambda *fields: np.stack(fields)[None], *rows)
+  state = create(task, optimizer, e.seed)
+  options = {"xla_backend_optimization_level": 0}
+  step = jax.jit(make_step(task, optimizer, schedule), compiler_options=options)
+  after, report = step(state, batch, jnp.asarray(1))
+  assert report.finite and int(after.step) == 1
+  assert 0.5 * np.log(e.model.vocab_size) < float(report.loss) < 3 * np.log(e.model.vocab_size)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
+  assert moved["embed"]["embedding"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_unknown_argument_is_refused(path):
+  with pytest.raises(ValueError, match="unknown argument 'tinny'"):
+    load(path, "tinny")

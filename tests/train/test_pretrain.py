@@ -1,0 +1,157 @@
+"""Pre-training's step: elastic draws, gradient accumulation, and the router's bias and measured use."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_jax.backbone.config import ModelConfig, RouterConfig
+from ernie_jax.elastic.family import ElasticConfig
+from ernie_jax.model import UnifiedModel
+from ernie_jax.sequence import Text, lay_out, pack
+from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
+from ernie_jax.train.pretrain import ObjectiveConfig, Pretrain, RouterState, balance_metrics
+from ernie_jax.train.state import create
+from ernie_jax.train.step import make_step
+
+MODEL = ModelConfig(
+  vocab_size=96, depth=2, width=16, heads=2, kv_heads=1, head_dim=8, experts=4, top_k=2,
+  expert_width=8, shared_width=8, mtp_depth=1, mtp_width=8, grouped_matmul="reference",
+)  # fmt: skip
+PLAIN = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
+DRAWN = ElasticConfig(depth_full=0.4, width_full=0.4, sparsity_full=0.4)
+LENGTH, ROWS = 16, 4
+FAST = {"xla_backend_optimization_level": 0}  # to compile quickly what runs a few times
+RATE = 1e-2
+
+
+def rows(seed: int, count: int = ROWS, length: int = LENGTH):
+  """Rows full of random text."""
+  rng = np.random.default_rng(seed)
+  tokens = lambda: tuple(rng.integers(64, 96, length).tolist())
+  made = [pack([lay_out([Text(tokens())])], length) for _ in range(count)]
+  return jax.tree.map(lambda *fields: np.stack(fields), *made)
+
+
+@functools.cache
+def start(elastic):
+  """A fresh state and the jitted step, which the tests share."""
+  task = Pretrain(MODEL, elastic, ObjectiveConfig())
+  schedule = lambda step: jnp.float32(RATE)
+  shapes = jax.eval_shape(lambda key: nn.unbox(task.init(key)[0]), jax.random.key(0))
+  # Nearly plain gradient steps: Adam would magnify the rounding of gradients that are almost zero.
+  optimizer = make_optimizer(OptimizerConfig(b1=0.0, b2=0.0, eps=1.0), schedule, shapes)
+  step = jax.jit(make_step(task, optimizer, schedule), compiler_options=FAST)
+  return create(task, optimizer, 0), step
+
+
+def fresh(elastic, model=MODEL):
+  """A task with its first parameters and router state."""
+  task = Pretrain(model, elastic, ObjectiveConfig())
+  params, variables = jax.jit(task.init, compiler_options=FAST)(jax.random.key(0))
+  return task, nn.unbox(params), variables
+
+
+def stacked(*batches):
+  return jax.tree.map(lambda *fields: np.stack(fields), *batches)
+
+
+@pytest.mark.parametrize("granularity", ["row", "step"])
+def test_all_draws_and_ramped_batches_share_one_compilation(granularity):
+  elastic = dataclasses.replace(DRAWN, granularity=granularity)
+  state, step = start(elastic)
+  found = []
+  for i, count in enumerate([1, 1, 2, 3, 3, 2]):
+    state, report = step(state, stacked(*(rows(10 * i + j) for j in range(3))), jnp.asarray(count))
+    assert report.finite
+    found.append(float(report.loss))
+  assert step._cache_size() == 1 and len(set(found)) == 6
+  assert int(state.step) == 6
+
+
+def test_accumulation_equals_one_batch_as_many_times_larger():
+  parts = [rows(seed) for seed in range(2)]
+  whole = jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
+  state, step = start(PLAIN)
+  wanted, wanted_report = step(state, stacked(whole), jnp.asarray(1))
+  got, report = step(state, stacked(*parts, rows(99)), jnp.asarray(2))  # the third is filling
+  np.testing.assert_allclose(report.loss, wanted_report.loss, rtol=1e-5)
+  np.testing.assert_allclose(report.leaf_norms, wanted_report.leaf_norms, rtol=1e-4, atol=1e-6)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, got.params, wanted.params)
+  assert any(
+    jax.tree.leaves(jax.tree.map(lambda a, b: not np.allclose(a, b), got.params, state.params))
+  )
+  jax.tree.map(close, got.variables, wanted.variables)
+
+
+def test_each_micro_batch_draws_its_own_members():
+  batch = rows(0)
+  state, step = start(DRAWN)
+  _, once = step(state, stacked(*[batch] * 3), jnp.asarray(1))
+  _, twice = step(state, stacked(*[batch] * 3), jnp.asarray(2))
+  assert not np.isclose(once.loss, twice.loss, rtol=1e-6)
+
+
+def test_the_weight_of_mtp_changes_at_its_step():
+  task, params, variables = fresh(PLAIN)
+  task.objective = ObjectiveConfig(mtp_switch=5)
+  loss = lambda step: task.loss(params, variables, rows(0), jax.random.key(0), step)
+  loss = jax.jit(loss, compiler_options=FAST)
+  for step, weight in ((4, 0.3), (5, 0.1)):
+    out = loss(jnp.asarray(step))
+    assert float(out.metrics["mtp_weight"]) == pytest.approx(weight)
+    total = out.metrics["loss/text"] + weight * out.metrics["loss/mtp"]
+    assert float(out.loss) == pytest.approx(float(total), rel=1e-6)
+
+
+def test_the_bias_moves_a_skewed_router_towards_balance():
+  model = dataclasses.replace(MODEL, router=RouterConfig(bias_rate=0.005), mtp_depth=0)
+  task, params, variables = fresh(PLAIN, model)
+  router = params["stack"]["layers"]["moe"]["router"]
+  # What all tokens have in common speaks for the first expert.
+  params["embed"]["embedding"] += 0.05
+  router["kernel"] = router["kernel"].at[..., 0].add(0.1)
+
+  @functools.partial(jax.jit, compiler_options=FAST)
+  def one(variables, batch):
+    stats = UnifiedModel(model).apply({"params": params}, batch, variables.bias).stats
+    return task.update(variables, {"load": stats.load}, 0), balance_metrics(stats, model)
+
+  found = []
+  for i in range(100):
+    variables, metrics = one(variables, rows(i, 64))
+    found.append(np.asarray(metrics["router/max_over_mean"]) - 1)
+  before, after = np.mean(found[:5], axis=0), np.mean(found[-5:], axis=0)
+  assert (before > 0.4).all() and (after < before / 2).all(), (before, after)
+  assert np.abs(variables.bias).max() > 0.05
+
+
+def test_only_rows_of_the_full_model_move_the_bias():
+  none_full = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=0.0)
+  task, params, variables = fresh(none_full)
+  loss = functools.partial(task.loss, params, variables, step=jnp.asarray(0))
+  out = jax.jit(loss, compiler_options=FAST)(rows(0), jax.random.key(0))
+  assert not out.counts["load"].any()
+  assert (out.metrics["router/entropy"] > 0).all()  # measured all the same, over all rows
+  after = task.update(variables, out.counts, 0)
+  jax.tree.map(np.testing.assert_array_equal, after, variables)
+
+  state, step = start(PLAIN)
+  after, _ = step(state, stacked(rows(0), rows(1), rows(2)), jnp.asarray(1))
+  assert set(np.abs(np.asarray(after.variables.bias)).ravel().tolist()) <= {0.0, np.float32(1e-3)}
+  assert np.abs(after.variables.bias).any()
+
+
+def test_measured_use_is_a_moving_average_of_shares_where_a_layer_has_counts():
+  task = Pretrain(MODEL, PLAIN, ObjectiveConfig())
+  start = RouterState(bias=jnp.zeros((2, 4)), usage=jnp.full((2, 4), 0.25))
+  load = jnp.array([[6.0, 2, 0, 0], [0, 0, 0, 0]])
+  after = task.update(start, {"load": load}, 0)
+  np.testing.assert_allclose(after.usage[0], [0.255, 0.25, 0.2475, 0.2475], rtol=1e-6)
+  np.testing.assert_array_equal(after.usage[1], start.usage[1])
+  np.testing.assert_allclose(after.bias, [[-1e-3, 0, 1e-3, 1e-3], [0] * 4], atol=1e-9)
