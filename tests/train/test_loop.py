@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,12 @@ import numpy as np
 import pytest
 
 from ernie_jax.errors import UserError
+from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 from ernie_jax.train import checkpoint, loop
 from ernie_jax.train.loop import Run, Stopped, TrainConfig, train
 from ernie_jax.train.metrics import read_metrics
-from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
+from ernie_jax.train.optimizer import OptimizerConfig
 from ernie_jax.train.schedule import BatchRampConfig, ScheduleConfig
-from ernie_jax.train.state import create
-from ernie_jax.train.step import make_step
 from ernie_jax.train.task import Loss
 
 
@@ -31,9 +31,8 @@ class Line:
   """Fits `weight`; `other` never meets the data. Counts the rows it has seen."""
 
   def init(self, key):
-    params = {
-      "model": {"weight": jax.random.normal(key, (4,)), "other": jax.random.normal(key, (300_000,))}
-    }
+    other = nn.LogicallyPartitioned(jax.random.normal(key, (300_000,)), names=("embed",))
+    params = {"model": {"weight": jax.random.normal(key, (4,)), "other": other}}
     return params, {"rows": jnp.zeros(())}
 
   def loss(self, params, variables, batch, key, step):
@@ -134,22 +133,6 @@ def test_a_step_that_is_not_finite_stops_names_its_tensors_and_saves_nothing(tmp
   assert len(losses(tmp_path)) == 12
 
 
-def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
-  step, state = make_line_step()
-  bad = Batches(bad=[0])
-  after, report = step(state, jax.tree.map(lambda x: x[None], next(bad)), jnp.asarray(1))
-  assert not report.finite and np.isnan(report.leaf_norms).tolist() == [False, True]
-  jax.tree.map(np.testing.assert_array_equal, after.replace(key=0), state.replace(key=0))
-
-
-def make_line_step():
-  schedule = lambda step: jnp.float32(1e-2)
-  optimizer = make_optimizer(
-    OptimizerConfig(), schedule, jax.eval_shape(Line().init, jax.random.key(0))[0]
-  )
-  return jax.jit(make_step(Line(), optimizer, schedule)), create(Line(), optimizer, 0)
-
-
 def test_the_ramp_takes_its_micro_batches_and_compiles_once(tmp_path, monkeypatch):
   compiled = []
   make = loop._compiled_once
@@ -161,6 +144,18 @@ def test_the_ramp_takes_its_micro_batches_and_compiles_once(tmp_path, monkeypatc
   assert counts == [1, 1, 1, 2, 2, 2] + [3] * 6
   assert data.next == sum(counts) and float(state.variables["rows"]) == 3 * sum(counts)
   assert compiled[0]._cache_size() == 1
+
+
+def test_a_run_on_a_mesh_is_that_of_one_device_and_resumes_exactly(tmp_path):
+  config = MeshConfig(data=2, fsdp=2)
+  mesh = lambda: {"mesh": make_mesh(config), "mesh_config": config, "data": Batches(rows=4)}
+  state = train(CONFIG, run_of(tmp_path / "mesh", **mesh()))
+  assert len(state.params["model"]["other"].sharding.device_set) == 4
+  train(dataclasses.replace(CONFIG, steps=5), run_of(tmp_path / "parts", **mesh()))
+  train(CONFIG, run_of(tmp_path / "parts", **mesh()))
+  assert losses(tmp_path / "parts") == losses(tmp_path / "mesh")
+  train(CONFIG, run_of(tmp_path / "one", data=Batches(rows=4)))
+  np.testing.assert_allclose(losses(tmp_path / "mesh"), losses(tmp_path / "one"), rtol=1e-5)
 
 
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path, small_files):
