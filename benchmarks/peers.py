@@ -154,14 +154,17 @@ def make_ours(tokens: np.ndarray) -> Side:
     state, report = run(state, rows, jnp.asarray(1))
     jax.block_until_ready(report)
 
-  decoder = Decoder(config)
+  decoder = Decoder(config, cache_length=PROMPT + DECODE_TOKENS.value)
+  weights = decoder.load(state.params, state.variables.bias)
   prompt = tokens[0, :PROMPT].tolist()
 
   def decode():
     decoder.generate(
-      state.params, state.variables.bias, [prompt], sampling=SamplingConfig(temperature=0.0),
-      max_new_tokens=DECODE_TOKENS.value, stop_ids=(),
-    )  # fmt: skip
+      weights,
+      [prompt],
+      sampling=SamplingConfig(temperature=0.0),
+      max_new_tokens=DECODE_TOKENS.value,
+    )
 
   return Side(name="ernie_jax", step=step, decode=decode)
 

@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
 
   if arg == "tiny":
     make_tiny(config)
-    config.elastic.members = ("3x4x1", "3x2x2", "2x4x2", "2x2x1")
+    config.elastic.members = ("3x4x1", "2x2x2")
   elif arg:
     raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
   return config

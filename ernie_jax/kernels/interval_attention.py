@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-NEGATIVE = -1e30  # finite, so that a fully hidden row stays free of NaN
+from ernie_jax.kernels.blocked_attention import BLOCK, NEGATIVE, block_for, blocked_attention
 
 
 @flax.struct.dataclass
@@ -60,17 +60,17 @@ def attend(
   """Softmax attention with scale C^-1/2; softmax in float32, result in q's type.
 
   Args:
-    backend: "dense" builds all Q x S scores; "blocked" walks over blocks of keys with a running
-      softmax and skips blocks that nobody sees (long rows: memory Q x block instead of Q x S);
-      "auto" takes dense up to 2,048 x 2,048 scores, where it is faster on every platform we measured:
-      so it does for a long cache and the few queries of a decoding step.
+    backend: "dense" builds all Q x S scores; "blocked" goes tile by tile with a running softmax, skips
+      tiles that nobody sees and stores nothing of size Q x S; "auto" takes blocked from a few
+      tiles on, and dense for short rows and the few queries of a decoding step.
   """
   if backend == "auto":
-    backend = "dense" if q.shape[1] * k.shape[1] <= 2048**2 else "blocked"
+    backend = "blocked" if q.shape[1] >= 2 * BLOCK else "dense"
   if backend == "dense":
     return _dense(q, k, v, queries, keys)
   if backend == "blocked":
-    return _blocked(q, k, v, queries, keys)
+    block = block_for(q.shape[1], k.shape[1])
+    return blocked_attention(q, k, v, queries, keys, visible=visible, block=block)
   raise ValueError(f"unknown attention back end {backend!r}")
 
 
@@ -86,47 +86,3 @@ def _dense(q, k, v, queries, keys):
   weights = jnp.where(some, weights, 0.0).astype(v.dtype)
   out = jnp.einsum("bgrqs,bsgc->bqgrc", weights, v, preferred_element_type=jnp.float32)
   return out.reshape(b, n_q, h, c).astype(q.dtype)
-
-
-def _blocked(q, k, v, queries, keys, block: int = 512):
-  """Running softmax over blocks of keys; the backward pass recomputes each block's scores."""
-  b, n_q, h, c = q.shape
-  g, r = k.shape[2], h // k.shape[2]
-  grouped = q.reshape(b, n_q, g, r, c) * c**-0.5
-  blocks = jax.tree.map(lambda x: _split_keys(x, block), (k, v, keys))
-
-  def seen(carry, k_b, v_b, mask):
-    out, total, top = carry
-    scores = jnp.einsum("bqgrc,bsgc->bgrqs", grouped, k_b, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, NEGATIVE)
-    new_top = jax.lax.stop_gradient(jnp.maximum(top, scores.max(-1)))
-    shrink = jnp.exp(top - new_top)
-    weights = jnp.where(mask[:, None, None], jnp.exp(scores - new_top[..., None]), 0.0)
-    update = jnp.einsum(
-      "bgrqs,bsgc->bgrqc", weights.astype(v.dtype), v_b, preferred_element_type=jnp.float32
-    )
-    return out * shrink[..., None] + update, total * shrink + weights.sum(-1), new_top
-
-  @jax.checkpoint
-  def step(carry, one):
-    k_b, v_b, keys_b = one
-    mask = visible(queries, keys_b)
-    skip = lambda carry, *_: carry
-    return jax.lax.cond(jnp.any(mask), seen, skip, carry, k_b, v_b, mask), None
-
-  start = (
-    jnp.zeros((b, g, r, n_q, c), jnp.float32),
-    jnp.zeros((b, g, r, n_q), jnp.float32),
-    jnp.full((b, g, r, n_q), NEGATIVE, jnp.float32),
-  )
-  (out, total, _), _ = jax.lax.scan(step, start, blocks)
-  out = out / jnp.where(total > 0, total, 1.0)[..., None]
-  return out.transpose(0, 3, 1, 2, 4).reshape(b, n_q, h, c).astype(q.dtype)
-
-
-def _split_keys(x, block: int):
-  """[B, S, ...] to [blocks, B, block, ...]; the filling belongs to example 0, so it is invisible."""
-  b, s = x.shape[:2]
-  count = -(-s // block)
-  x = jnp.pad(x, [(0, 0), (0, count * block - s)] + [(0, 0)] * (x.ndim - 2))
-  return jnp.moveaxis(x.reshape(b, count, block, *x.shape[2:]), 1, 0)

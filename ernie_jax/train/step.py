@@ -1,4 +1,4 @@
-"""One optimizer step: gradients over one or more micro-batches, one update, never a non-finite state.
+"""One optimizer step: gradients over one or more micro-batches, then one update.
 
 Letters: A micro-batches.
 """
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from ernie_jax.train.optimizer import square_sums
 from ernie_jax.train.state import TrainState
 from ernie_jax.train.task import Loss, Task
 
@@ -23,17 +24,16 @@ class Report:
   Attributes:
     loss: float32 [], mean over the step's micro-batches.
     metrics: the task's metrics, averaged likewise.
-    grad_norm, param_norm: float32 [], global norms before clipping.
+    grad_norm: float32 [], global norm before clipping.
     learning_rate: float32 [].
     leaf_norms: float32 [leaves], gradient norm of each parameter, in tree order: names the culprit
       when a step is not finite.
-    finite: bool []; where it is False the state was left as it was.
+    finite: bool []; where it is False the new state is worthless, and the loop must not save it.
   """
 
   loss: Float[Array, ""]
   metrics: dict[str, Array]
   grad_norm: Float[Array, ""]
-  param_norm: Float[Array, ""]
   learning_rate: Float[Array, ""]
   leaf_norms: Float[Array, "leaves"]
   finite: Bool[Array, ""]
@@ -53,7 +53,7 @@ def make_step(
   def step(state: TrainState, batches: Any, count: Int[Array, ""]) -> tuple[TrainState, Report]:
     key = jax.random.fold_in(state.key, state.step)
     total, grads = _accumulate(task, state, batches, count, key)
-    squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+    squares = jnp.stack(square_sums(grads))
     finite = jnp.isfinite(total.loss) & jnp.all(jnp.isfinite(squares))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = TrainState(
@@ -63,17 +63,15 @@ def make_step(
       variables=task.update(state.variables, total.counts, state.step),
       key=state.key,
     )
-    keep = lambda new, old: new if new is old else jnp.where(finite, new, old)
     report = Report(
       loss=total.loss,
       metrics=total.metrics,
       grad_norm=jnp.sqrt(squares.sum()),
-      param_norm=optax.tree.norm(state.params),
       learning_rate=schedule(state.step),
       leaf_norms=jnp.sqrt(squares),
       finite=finite,
     )
-    return jax.tree.map(keep, new, state), report
+    return new, report
 
   return step
 

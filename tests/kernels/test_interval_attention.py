@@ -69,9 +69,8 @@ def batch():
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-  """Blocks of 16 keys, so that a short row has several and the last is not full."""
-  whole = interval_attention._blocked
-  monkeypatch.setattr(interval_attention, "_blocked", lambda *args: whole(*args, block=16))
+  """Tiles of 16 x 16, so that a short row has several and the last is not full."""
+  monkeypatch.setattr(interval_attention, "block_for", lambda queries, keys: 16)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -140,7 +139,7 @@ def test_few_queries_on_a_long_cache_take_the_dense_form(monkeypatch):
   def refuse(*_):
     raise AssertionError("blocked")
 
-  monkeypatch.setattr(interval_attention, "_blocked", refuse)
+  monkeypatch.setattr(interval_attention, "blocked_attention", refuse)
   zeros = lambda n, heads: jnp.zeros((1, n, heads, HEAD_DIM))
   ints = lambda n: jnp.zeros((1, n), jnp.int32)
   queries, keys = QueryRule(*[ints(1)] * 3), KeyRule(*[ints(4096)] * 4)
