@@ -77,8 +77,9 @@ def test_a_disk_that_fills_up_while_saving_harms_nothing(command, finished, tmp_
   before = contents(workdir / "checkpoints")
   done = command.train(workdir, program=("-c", FULL_DISK))
   assert done.returncode == cli.USER_ERROR_STATUS, done.stderr
-  errors = [line for line in done.stderr.splitlines() if "rror" in line]
+  errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
   assert len(errors) == 1 and errors[0].startswith("error: saving step 20 in"), done.stderr
+  assert "Traceback" not in done.stderr
   assert contents(workdir / "checkpoints") == before
 
 
