@@ -77,9 +77,9 @@ def compare(experiment: Experiment, root: pathlib.Path, *, seed: int, length: in
       if m == full
       else activate(m, saved.usage, elastic=experiment.elastic, model=experiment.model)
     )
-    loss = lambda saved: score(
-      saved.params, saved.bias, held_out, model=saved.model, active=active(saved)
-    ).loss
+    loss = lambda saved: (
+      score(saved.params, saved.bias, held_out, model=saved.model, active=active(saved)).loss
+    )
     rows[member.name] = {"elastic": loss(family), "truncated_plain": loss(plain)}
   gap = rows[full.name]["elastic"] / rows[full.name]["truncated_plain"] - 1
   return {"seed": seed, "length": length, "full_gap": gap, "members": rows}
