@@ -70,17 +70,17 @@ def compare(experiment: Experiment, root: pathlib.Path, *, seed: int, length: in
   plain = _trained(experiment, root / f"plain_{seed}_{length}", seed, length, PLAIN)
   held_out = held_out_sets(experiment.data, family.tokenizer, max_rows=ROWS.value)
   full = full_member(experiment.model)
-  rows = {}
-  for member in members_of(experiment.elastic, experiment.model):
-    active = lambda saved, m=member: (
-      None
-      if m == full
-      else activate(m, saved.usage, elastic=experiment.elastic, model=experiment.model)
-    )
-    loss = lambda saved: (
-      score(saved.params, saved.bias, held_out, model=saved.model, active=active(saved)).loss
-    )
-    rows[member.name] = {"elastic": loss(family), "truncated_plain": loss(plain)}
+
+  def loss(saved, member) -> float:
+    active = None
+    if member != full:
+      active = activate(member, saved.usage, elastic=experiment.elastic, model=experiment.model)
+    return score(saved.params, saved.bias, held_out, model=saved.model, active=active).loss
+
+  rows = {
+    member.name: {"elastic": loss(family, member), "truncated_plain": loss(plain, member)}
+    for member in members_of(experiment.elastic, experiment.model)
+  }
   gap = rows[full.name]["elastic"] / rows[full.name]["truncated_plain"] - 1
   return {"seed": seed, "length": length, "full_gap": gap, "members": rows}
 
