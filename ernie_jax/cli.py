@@ -8,6 +8,9 @@ and no traceback. Every other exception is a bug of ours and keeps its traceback
 Gotcha: ml_collections reports these mistakes with whatever exception its internals happen to meet
 (AttributeError, KeyError, a whole traceback as the text of a ValueError, or an object that raises
 when it is first read), so config files go through a parser of our own that checks first.
+
+Flags that several commands have (workdir, step, member) are defined with `allow_override=True`, so that a
+program that imports two command modules, a test or a notebook, may do so.
 """
 
 import difflib

@@ -22,11 +22,15 @@ from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
 from ernie_jax.train.model_io import SavedModel, load_model, save_model
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the model to write or to read.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Workdir of the model to write or to read.", allow_override=True
+)
 _DTYPE = flags.DEFINE_enum(
   "dtype", None, list(DTYPES), "to-hf: type of the weights; the routers' stay float32."
 )
-_STEP = flags.DEFINE_integer("step", None, "to-hf: which checkpoint; the newest by default.")
+_STEP = flags.DEFINE_integer(
+  "step", None, "to-hf: which checkpoint; the newest by default.", allow_override=True
+)
 
 ORIGIN = "hugging_face"  # in a workdir: the small files of the checkpoint it was imported from
 _PRECISION = "precision.json"

@@ -21,10 +21,16 @@ from ernie_jax.elastic.slicing import member_config, slice_params
 from ernie_jax.errors import UserError
 from ernie_jax.train.model_io import SavedModel, load_model, save_model
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the trained family.")
-MEMBER = flags.DEFINE_string("member", None, "Which member: DEPTHxEXPERTSxTOPK.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the trained family.", allow_override=True
+)
+MEMBER = flags.DEFINE_string(
+  "member", None, "Which member: DEPTHxEXPERTSxTOPK.", allow_override=True
+)
 OUT = flags.DEFINE_string("out", None, "New directory for the smaller model.")
-STEP = flags.DEFINE_integer("step", None, "Checkpoint to slice; the newest if not given.")
+STEP = flags.DEFINE_integer(
+  "step", None, "Checkpoint to slice; the newest if not given.", allow_override=True
+)
 
 
 def slice_member(

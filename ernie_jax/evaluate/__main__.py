@@ -10,7 +10,9 @@ from ernie_jax.errors import UserError
 from ernie_jax.evaluate.family_table import MAX_ROWS
 from ernie_jax.evaluate.report import report, write_json
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the trained model.", required=True)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the trained model.", required=True, allow_override=True
+)
 _JSON = flags.DEFINE_string(
   "json", None, "File to write the table to, besides WORKDIR/family.json."
 )
@@ -18,7 +20,9 @@ _MEMBERS = flags.DEFINE_list(
   "members", None, "Members (depth x experts x top-k), as in 4x16x4,2x8x2; default: the config's."
 )
 _MAX_ROWS = flags.DEFINE_integer("max_rows", MAX_ROWS, "Held-out rows of each source, at most.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the newest.")
+_STEP = flags.DEFINE_integer(
+  "step", None, "Checkpoint to score; default: the newest.", allow_override=True
+)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -27,10 +27,17 @@ from ernie_jax.train.model_io import SavedModel, load_model
 
 DEFAULTS = SamplingConfig()
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run or a converted model.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to read; the newest if not given.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of a training run or a converted model.", allow_override=True
+)
+_STEP = flags.DEFINE_integer(
+  "step", None, "Checkpoint to read; the newest if not given.", allow_override=True
+)
 _MEMBER = flags.DEFINE_string(
-  "member", None, "Member of the elastic family, DEPTHxEXPERTSxTOPK; the full model if not given."
+  "member",
+  None,
+  "Member of the elastic family, DEPTHxEXPERTSxTOPK; the full model if not given.",
+  allow_override=True,
 )
 _PROMPT = flags.DEFINE_string("prompt", None, "Text to continue.")
 _PROMPT_IDS = flags.DEFINE_list("prompt-ids", None, "Token ids to continue, in place of --prompt.")

@@ -18,7 +18,9 @@ from ernie_jax import cli
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, as experiments/NAME.py[:arg]."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and reports go.")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where checkpoints, metrics and reports go.", allow_override=True
+)
 COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "Address of process 0 in a run of several processes, or 'auto'."
 )
