@@ -13,7 +13,12 @@ ENDLESS = 2**40  # rows: what Grain is told is the length of a source that repea
 
 
 class RowSource(Protocol):
-  """Rows by number. `len` is one epoch; row i is defined for every i >= 0, later epochs included."""
+  """Rows by number. `len` is one epoch; row i is defined for every i >= 0, later epochs included.
+
+  `fingerprint` names what the rows are made of: sources of equal text have equal ones, on any machine.
+  """
+
+  fingerprint: str
 
   def __len__(self) -> int: ...
 

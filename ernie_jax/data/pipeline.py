@@ -3,11 +3,13 @@
 The global sequence is fixed by the config: row r is row r of the mixture, whatever the number of hosts.
 A batch takes the next `rows_per_batch` rows, and host h the h-th contiguous part of them, so that hosts'
 batches one after the other are the one-host batch. The state is the number of rows consumed by all hosts
-together: one integer, valid for any number of hosts and any batch size.
+together: one integer, valid for any number of hosts and any batch size. Beside it stand the fingerprints
+of the sources, because a row number means nothing once the text is another.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 
@@ -99,6 +101,7 @@ class Pipeline(Iterator[Row]):
         f"config key data.rows_per_batch must be a multiple of the {hosts} hosts, got {rows_per_batch}"
       )
     self._rows = mix(sources, weights)
+    self._text = [source.fingerprint for source in sources]
     self._rows_per_batch, self._host, self._hosts = rows_per_batch, host, hosts
     self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     self._next_row = 0
@@ -117,12 +120,22 @@ class Pipeline(Iterator[Row]):
     self._next_row += self._rows_per_batch
     return batch
 
-  def get_state(self) -> dict[str, int]:
-    """Where the next batch begins, ready for JSON; the same on every host."""
-    return {"next_row": self._next_row}
+  def get_state(self) -> dict[str, Any]:
+    """Where the next batch begins and in which text, ready for JSON; the same on every host."""
+    return {"next_row": self._next_row, "text": self._text}
 
-  def set_state(self, state: dict[str, int]) -> None:
-    """Goes to a state that any pipeline over the same sources and weights gave."""
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a state that any pipeline over the same sources and weights gave.
+
+    Raises:
+      UserError: the text of a source is not what it was.
+    """
+    for i, (old, new) in enumerate(zip(state["text"], self._text, strict=True)):
+      if old != new:
+        raise UserError(
+          f"the text of config.data.sources[{i}] has changed since the checkpoint was written, so its"
+          " place in the data is lost; use another workdir, or the text as it was"
+        )
     self.close()
     self._next_row = int(state["next_row"])
 

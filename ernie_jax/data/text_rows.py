@@ -18,6 +18,7 @@ before has for it is right.
 
 import dataclasses
 import functools
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -92,6 +93,7 @@ class TextRows:
     self.shuffle, self.bpe_dropout, self._seed = shuffle, bpe_dropout, seed
     counts = _piece_counts(pieces, tokenizer)
     self._counts, self._first = counts["counts"], counts["first"]
+    self.fingerprint = str(counts["fingerprint"])  # of the text, whenever and wherever it was built
     expansion = self._expansion() * _MARGIN if bpe_dropout > 0 else 1.0
     self.capacity = max(1, int(length / expansion))
     self.tokens = int(self._counts.sum())
@@ -240,26 +242,29 @@ def _clip(piece: EncodedPiece, a: int, b: int) -> tuple[list[str | None], list[b
 
 
 def _piece_counts(pieces: Pieces, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-  """Tokens of every piece and whether it begins a file, kept on disk beside the build."""
+  """Tokens of every piece, whether it begins a file, and a hash of all text; kept beside the build."""
   name = f"{pieces.split}-tokens-{tokenizer.fingerprint}.npz"
   path = Path(pieces.build.directory).parent / name
   try:
     with np.load(path) as kept:
-      counts = {k: kept[k] for k in ("counts", "first")}
+      counts = {k: kept[k] for k in ("counts", "first", "fingerprint")}
     if len(counts["counts"]) == len(pieces):
       return counts
   except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
     pass  # absent or damaged: count again
   counted, first = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), np.bool_)
+  digest = hashlib.sha256()
   for i in range(len(pieces)):
     piece = pieces[i]
     counted[i] = len(tokenizer.encode(piece.text)) + piece.first + piece.last
     first[i] = piece.first
+    digest.update(repr((piece.text, piece.first, piece.last)).encode())
+  counts = {"counts": counted, "first": first, "fingerprint": np.array(digest.hexdigest()[:16])}
   part = path.with_name(f"{name}.{os.getpid()}.part")
   try:
     with open(part, "wb") as f:
-      np.savez(f, counts=counted, first=first)
+      np.savez(f, **counts)
     os.replace(part, path)
   except OSError as e:
     raise UserError(f"cannot write {part}: {e.strerror}") from e
-  return {"counts": counted, "first": first}
+  return counts

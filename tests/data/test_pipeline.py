@@ -1,6 +1,9 @@
 """Batches: hosts, resuming, mixtures, and the config."""
 
 import dataclasses
+import json
+import os
+import shutil
 
 import jax
 import numpy as np
@@ -27,6 +30,7 @@ class Numbered:
 
   source: int
   rows: int = 7
+  fingerprint: str = "numbers"
 
   def __len__(self):
     return self.rows
@@ -87,14 +91,14 @@ def test_resuming_on_any_number_of_hosts_goes_on_exactly(config, tokenizer, host
   for _ in range(done):
     next(alone)
   state = alone.get_state()
-  assert state == {"next_row": done * ROWS}
+  assert state["next_row"] == done * ROWS
   expected = take(alone, 2)
   parts = []
   for h in range(hosts):
     resumed = training_pipeline(config, tokenizer, host=h, hosts=hosts)
     resumed.set_state(state)
     parts.append(take(resumed, 2))
-    assert resumed.get_state() == {"next_row": (done + 2) * ROWS}
+    assert resumed.get_state() == {**state, "next_row": (done + 2) * ROWS}
   for batch, *shares in zip(expected, *parts, strict=True):
     assert_equal(joined(shares), batch)
 
@@ -102,8 +106,8 @@ def test_resuming_on_any_number_of_hosts_goes_on_exactly(config, tokenizer, host
 def test_the_state_ignores_what_was_prefetched_and_can_go_back():
   pipeline = Pipeline([Numbered(0)], [1.0], rows_per_batch=2, prefetch=16)
   first = [next(pipeline).token[:, 1].tolist() for _ in range(3)]
-  assert first == [[0, 1], [2, 3], [4, 5]] and pipeline.get_state() == {"next_row": 6}
-  pipeline.set_state({"next_row": 2})
+  assert first == [[0, 1], [2, 3], [4, 5]] and pipeline.get_state()["next_row"] == 6
+  pipeline.set_state({"next_row": 2, "text": ["numbers"]})
   assert next(pipeline).token[:, 1].tolist() == [2, 3]
   pipeline.close()
   assert next(pipeline).token[:, 1].tolist() == [4, 5], "closing forgets nothing"
@@ -112,9 +116,27 @@ def test_the_state_ignores_what_was_prefetched_and_can_go_back():
 
 def test_the_state_outlives_a_change_of_the_batch_size():
   pipeline = Pipeline([Numbered(0)], [1.0], rows_per_batch=6)
-  pipeline.set_state({"next_row": 4})
+  pipeline.set_state({"next_row": 4, "text": ["numbers"]})
   assert next(pipeline).token[:, 1].tolist() == [4, 5, 6, 7, 8, 9], "epochs go on"
   pipeline.close()
+
+
+def test_a_state_outlives_a_touched_file_but_not_another_text(config, source, tokenizer, tmp_path):
+  shutil.copytree(source.path, tmp_path / "copy")  # every file has another time of change
+  other = dataclasses.replace(source, path=str(tmp_path / "copy"))
+  both = dataclasses.replace(config, sources=(source, other))
+  pipeline = training_pipeline(both, tokenizer)
+  state = json.loads(json.dumps(pipeline.get_state() | {"next_row": 3 * ROWS}))
+  assert len(set(state["text"])) == 1, "equal text has equal fingerprints, wherever it lies"
+  for file in (tmp_path / "copy").rglob("*.py"):
+    os.utime(file, (1, 1))
+  resumed = training_pipeline(both, tokenizer)
+  resumed.set_state(state)
+  assert resumed.get_state() == state
+  for file in (tmp_path / "copy").rglob("*.py"):
+    file.write_text(file.read_text().replace("e", "E"))
+  with pytest.raises(UserError, match=r"text of config.data.sources\[1\] has changed"):
+    training_pipeline(both, tokenizer).set_state(state)
 
 
 def test_hosts_that_cannot_share_a_batch_are_a_user_error_naming_the_key():
