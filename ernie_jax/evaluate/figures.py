@@ -67,6 +67,8 @@ def write_figure(
 ) -> None:
   """Writes a PNG of the panels there is something for; without metrics that is the family's alone.
 
+  The file appears whole: a run is complete where its picture is.
+
   Raises:
     UserError: the file cannot be written.
   """
@@ -83,8 +85,11 @@ def write_figure(
     axes.spines["top"].set_visible(False)
     axes.grid(alpha=0.25)
     draw(axes)
+  path = pathlib.Path(path)
+  part = path.with_name(path.name + ".part")
   try:
-    figure.savefig(path, dpi=130, format="png")
+    figure.savefig(part, dpi=130, format="png")
+    part.replace(path)
   except OSError as e:
     raise UserError(f"cannot write {path}: {e.strerror}") from e
 

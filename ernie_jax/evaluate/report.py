@@ -25,9 +25,10 @@ def report(
   max_rows: int = MAX_ROWS,
   step: int | None = None,
 ) -> FamilyReport:
-  """Scores a workdir's family, prints the table, writes WORKDIR/family.json and WORKDIR/report.png.
+  """Scores a workdir's family and prints the table.
 
-  Where the config has a prompt (`config.evaluation.prompt`), the full model's continuation of it follows
+  With every argument at its default it also writes WORKDIR/family.json and, last, WORKDIR/report.png:
+  they are of the whole family at the newest checkpoint, or not there. Where the config has a prompt (`config.evaluation.prompt`), the full model's continuation of it follows
   the table.
 
   Args:
@@ -51,10 +52,11 @@ def report(
     )  # a lone surrogate cannot be printed
     print(f"a sample of the full model, after {prompt!r}:")
     print(textwrap.indent(text, "  | ", lambda line: True))
-  write_json(workdir / "family.json", found.to_json())
-  picture = workdir / "report.png"
-  write_figure(picture, found, read_metrics(workdir / "metrics.jsonl"))
-  print(f"wrote {workdir / 'family.json'} and {picture}")
+  if members is None and step is None and max_rows == MAX_ROWS:
+    write_json(workdir / "family.json", found.to_json())
+    picture = workdir / "report.png"
+    write_figure(picture, found, read_metrics(workdir / "metrics.jsonl"))
+    print(f"wrote {workdir / 'family.json'} and {picture}")
   return found
 
 

@@ -49,15 +49,20 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
   """The experiment's config of a workdir.
 
   Raises:
-    UserError: the workdir or its config is not there, or not JSON.
+    UserError: the workdir or its config is not there, cannot be read, or is not JSON of a model.
   """
   path = pathlib.Path(workdir) / "config.json"
   if not path.exists():
     raise UserError(f"--workdir: no trained model in {workdir} (there is no {path.name})")
   try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as e:
+    values = json.loads(path.read_text())
+  except OSError as e:
+    raise UserError(f"cannot read {path}: {e.strerror}") from e
+  except ValueError as e:
     raise UserError(f"{path} is not valid JSON: {e}") from e
+  if not isinstance(values, dict) or not {"model", "elastic"} <= set(values):
+    raise UserError(f"{path} is not the config of a model: it has no model and elastic")
+  return values
 
 
 def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:

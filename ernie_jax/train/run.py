@@ -59,12 +59,14 @@ def run_experiment(
     if jax.process_index() == 0:
       write_config(workdir, config_lib.to_dict(experiment))
       print(describe(experiment, mesh, finished), flush=True)
-    if finished >= experiment.train.steps:
+    complete = finished >= experiment.train.steps
+    if complete:
       print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
     else:
       (workdir / REPORT).unlink(missing_ok=True)  # it tells of an earlier step
       train_experiment(experiment, workdir, tokenizer, mesh)
-    if with_report:
+    # A report that is there after training was asked for meanwhile, of a step before the last.
+    if with_report and not (complete and (workdir / REPORT).exists()):
       _final_report(workdir)
 
 
@@ -168,8 +170,8 @@ def _held_out_loss(experiment: Experiment, held_out: list[HeldOut]):
 
 
 def _final_report(workdir: pathlib.Path) -> None:
-  """The family's table, a sample and the figures, once."""
-  if jax.process_index() != 0 or (workdir / REPORT).exists():
+  """The family's table, a sample and the figures, by the first process."""
+  if jax.process_index() != 0:
     return
   from ernie_jax.evaluate.report import report
 

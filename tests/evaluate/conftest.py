@@ -12,6 +12,7 @@ from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.data.pipeline import DataConfig, held_out_sets
 from ernie_jax.data.text_files import TextSource
 from ernie_jax.elastic.family import ElasticConfig
+from ernie_jax.evaluate.family_table import MAX_ROWS
 from ernie_jax.train.model_io import SavedModel, save_model
 from ernie_jax.train.pretrain import unboxed_params
 
@@ -27,7 +28,7 @@ def data(corpus_dir, tmp_path_factory) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def held_out(data, tokenizer):
-  return held_out_sets(data, tokenizer, max_rows=200)
+  return held_out_sets(data, tokenizer, max_rows=MAX_ROWS)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The table, its JSON and its figure: what the command prints and writes."""
 
+import errno
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -49,7 +51,7 @@ def test_report_writes_the_json_and_the_picture_and_prints_the_table(
 ):
   speed = lambda member, prompt: 1000.0 * member.model.depth + len(prompt)  # timed below, once
   monkeypatch.setattr(family_table, "decode_tokens_per_s", speed)
-  found = report(workdir, max_rows=200)
+  found = report(workdir)
   values = json.loads((workdir / "family.json").read_text())
   assert values == found.to_json()
   assert list(values) == ["members", "baselines"]
@@ -85,6 +87,7 @@ def test_the_command_scores_the_named_members_and_writes_json_where_told(workdir
   assert member["name"] == "2x4x2"
   assert 0 < member["decode_tokens_per_s"] < 1e6
   assert "2x4x2" in done.stdout and "xz -9e" in done.stdout
+  assert not list(workdir.glob("family.json")) + list(workdir.glob("report.png")), "of a part only"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,21 @@ def test_figure_without_metrics_has_the_family_alone(tmp_path):
 def test_unwritable_figure_is_one_line(tmp_path):
   with pytest.raises(UserError, match="cannot write"):
     write_figure(tmp_path / "absent" / "a.png", family(), {})
+
+
+def test_a_figure_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypatch):
+  path = tmp_path / "report.png"
+  write_figure(path, family(), {})
+  before = path.read_bytes()
+
+  def fill_the_disk(self, to, **_):
+    pathlib.Path(to).write_bytes(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(Figure, "savefig", fill_the_disk)
+  with pytest.raises(UserError, match="No space left"):
+    write_figure(path, family(), {})
+  assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("losses", [(2.0,), (2.0, 2.5), (2.0,) * 8, tuple(np.linspace(2, 2.05, 8))])
