@@ -120,11 +120,14 @@ def _overrides(name: str) -> list[str]:
 
 
 def _check_key(config: Any, key: str, *, name: str) -> None:
-  """Checks that the dotted `key` exists in `config`; an indexed key is left to ml_collections."""
+  """Checks that the dotted `key` exists in `config`; entries of lists are written `key[0]`."""
   path = name
-  for part in key.split("."):
-    if "[" in part:
-      return
+  for part in re.sub(r"\[(\d+)\]", r".[\1]", key).split("."):
+    if index := re.fullmatch(r"\[(\d+)\]", part):
+      if not isinstance(config, (list, tuple)) or int(index[1]) >= len(config):
+        raise UserError(f"unknown config key --{name}.{key}: {path} has no entry {index[1]}")
+      path, config = f"{path}{part}", config[int(index[1])]
+      continue
     if not isinstance(config, (Mapping, ml_collections.ConfigDict)):
       raise UserError(f"unknown config key --{name}.{key}: {path} is a value, not a group of keys")
     if part not in config:

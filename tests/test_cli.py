@@ -30,6 +30,7 @@ def main(argv):
   logging.warning("trouble")
   config = cli.require(CONFIG, example="experiments/quickstart.py")
   print("depth", config.model.depth, "rate", config.rate, "tie", config.model.tie, argv[1:])
+  print(config.sources[0]["path"])
 
 cli.run(main, arguments=1)
 """
@@ -46,7 +47,8 @@ def get_config(arg=None):
     raise UserError("config good.py takes :tiny, not :user")
   if arg == "key":
     return {}["missing"]
-  return ml_collections.ConfigDict({"model": {"depth": 4, "tie": True}, "rate": 0.1})
+  model, sources = {"depth": 4, "tie": True}, ({"path": "here"},)
+  return ml_collections.ConfigDict({"model": model, "rate": 0.1, "sources": sources})
 """,
   "syntax.py": "def get_config(:\n",
   "imports.py": "import no_such_module_anywhere\n",
@@ -81,6 +83,9 @@ def call(folder, line: str) -> subprocess.CompletedProcess:
     ),
     ("--config good.py --config.modl.depth 8", "--config.modl.depth; did you mean config.model?"),
     ("--config=good.py --config.model.depth.x=8", "config.model.depth is a value"),
+    ("--config=good.py --config.sources[1].path=x", "config.sources has no entry 1"),
+    ("--config=good.py --config.model[0]=3", "config.model has no entry 0"),
+    ("--config=good.py --config.sources[0].pth=x", "did you mean config.sources[0].path?"),
     ("--config=good.py --config.model.depth=deep", "--config.model.depth=deep: invalid literal"),
     ("--config=good.py --config.model=3", "--config.model=3"),
     ("--config.model.depth=8", "give --config=FILE before it"),
@@ -112,9 +117,10 @@ def test_a_mistake_is_told_in_one_line(folder, line, told):
 
 def test_overrides_and_positional_arguments_reach_main(folder):
   line = "--config=good.py --config.model.depth=8 --noconfig.model.tie --config.rate=2 folder"
+  line += " --config.sources[0].path=there"
   done = call(folder, line)
   assert done.returncode == 0
-  assert done.stdout == "depth 8 rate 2.0 tie False ['folder']\n"
+  assert done.stdout == "depth 8 rate 2.0 tie False ['folder']\nthere\n"
 
 
 def test_library_chatter_is_shown_only_when_asked_for(folder):
