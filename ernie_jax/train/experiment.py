@@ -33,6 +33,10 @@ class TextConfig:
   tokenizer: str = ""
   training_chars: int = 8_000_000
 
+  def __post_init__(self):
+    if self.training_chars < 1:
+      raise ValueError(f"training_chars must be at least 1, got {self.training_chars}")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
@@ -45,6 +49,10 @@ class EvaluationConfig:
 
   rows: int = 16
   prompt: str = "import os\n"
+
+  def __post_init__(self):
+    if self.rows < 1:
+      raise ValueError(f"rows must be at least 1, got {self.rows}")
 
 
 @dataclasses.dataclass(frozen=True)

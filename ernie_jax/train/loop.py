@@ -47,7 +47,7 @@ class TrainConfig:
     checkpoint_every: steps between checkpoints; one more is always written at the end.
     keep_latest: how many of the newest checkpoints stay; keep_every: steps that are multiples of this
       stay for ever, 0 for none.
-    profile: first and last step of a profile written to WORKDIR/profile; empty for none.
+    profile: first and last step, from 0, of a profile written to WORKDIR/profile; empty for none.
   """
 
   steps: int
@@ -62,10 +62,13 @@ class TrainConfig:
   profile: tuple[int, ...] = ()
 
   def __post_init__(self):
-    for name in ("steps", "log_every", "checkpoint_every"):
+    for name in ("steps", "log_every", "checkpoint_every", "keep_latest"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-    if self.profile and len(self.profile) != 2:
+    for name in ("evaluate_every", "keep_every"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+    if self.profile and not (len(self.profile) == 2 and 0 <= self.profile[0] <= self.profile[1]):
       raise ValueError(f"profile must be [first, last], got {list(self.profile)}")
 
 
@@ -170,7 +173,11 @@ class _Loop:
   def steps(self, state, step_fn, stopping: "_Stopping"):
     """Runs to the end, or to SIGTERM."""
     config = self.config
-    profiler = _Profiler(config.profile, self.run.workdir / "profile")
+    with contextlib.closing(_Profiler(config.profile, self.run.workdir / "profile")) as profiler:
+      return self._steps(state, step_fn, stopping, profiler)
+
+  def _steps(self, state, step_fn, stopping: "_Stopping", profiler: "_Profiler"):
+    config = self.config
     for step in range(int(state.step), config.steps):
       profiler.before(step)
       count = microbatches_at(step, config.ramp)
@@ -264,6 +271,11 @@ class _Profiler:
   def after(self, step: int, state) -> None:
     if self.running and step == self.last:
       jax.block_until_ready(state)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what was traced, also where the run ends before the last step of the profile."""
+    if self.running:
       jax.profiler.stop_trace()
       self.running = False
 

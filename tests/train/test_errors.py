@@ -48,6 +48,9 @@ def only_error(done) -> str:
   [
     ("--config.model.dept=3", "did you mean config.model.depth?"),
     ("--config.elastic.members=('9x4x2',)", "config.elastic.members: 9x4x2 has depth 9"),
+    ("--config.evaluation.rows=0", "config.evaluation: rows must be at least 1"),
+    ("--config.train.keep_latest=0", "config.train: keep_latest must be at least 1"),
+    ("--config.train.profile=(3,1)", "profile must be [first, last], got [3, 1]"),
     ("--config.mesh.fsdp=3", "config.mesh.fsdp=3 does not divide 1 device"),
   ],
 )
