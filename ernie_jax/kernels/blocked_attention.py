@@ -3,7 +3,8 @@
 For each block of queries one loop with traced bounds walks over the key blocks between the first and the
 last that any of its queries sees, keeping a running softmax (FlashAttention, Dao et al. 2022; the bounds are
 FlashMask's idea, Wang et al. 2024). The backward pass recomputes each tile from the saved normaliser. So a
-causal row costs about half of all tiles, and neither pass stores anything of size Q x S.
+causal row costs about half of all tiles, and neither pass stores scores. What is stored for every pair of
+positions is the rule itself, one bool.
 
 Letters: B rows, Q queries, S keys, G key-value heads, R query heads of one key-value head, C head size,
 M = R * block queries of one tile, N = block keys of one tile.

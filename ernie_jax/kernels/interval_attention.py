@@ -61,7 +61,7 @@ def attend(
 
   Args:
     backend: "dense" builds all Q x S scores; "blocked" goes tile by tile with a running softmax, skips
-      tiles that nobody sees and stores nothing of size Q x S; "auto" takes blocked from a few
+      tiles that nobody sees and stores no scores; "auto" takes blocked from a few
       tiles on, and dense for short rows and the few queries of a decoding step.
   """
   if backend == "auto":
