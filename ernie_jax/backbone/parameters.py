@@ -48,13 +48,11 @@ class Cost:
     params_active: those that one token uses (K of E experts).
     flops_per_token: forward and backward matrix-product FLOPs per token at the given row length,
       MTP included, recomputation not.
-    forward_flops_per_token: forward alone, without MTP.
   """
 
   params_total: int
   params_active: int
   flops_per_token: float
-  forward_flops_per_token: float
 
 
 def model_cost(model: ModelConfig, length: int) -> Cost:
@@ -79,5 +77,4 @@ def model_cost(model: ModelConfig, length: int) -> Cost:
     params_total=fixed + c.moe_layers * c.experts * expert,
     params_active=fixed + c.moe_layers * c.top_k * expert,
     flops_per_token=3 * (forward + c.mtp_depth * one_mtp),
-    forward_flops_per_token=forward,
   )

@@ -27,7 +27,6 @@ from orbax.checkpoint import v1 as ocp
 from ernie_jax.errors import UserError
 
 _STATE = "state"
-_ASSETS = "assets"
 _policies = ocp.training.preservation_policies
 
 
@@ -121,10 +120,6 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     return max(self.steps(), default=None)
 
-  def metadata(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array by its name (`params/embed/embedding`); reads no array."""
-    return metadata(self.directory, step)
-
   def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     """Reads a checkpoint into the structure, dtypes and shardings of `like`.
 
@@ -146,18 +141,6 @@ class Checkpoints:
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     values = [_revive(_lookup(tree, _names(p)), leaf) for p, leaf in paths]
     return jax.tree.unflatten(structure, values), load_extra(self.directory, step)
-
-  def save_assets(self, assets: Mapping[str, bytes]) -> None:
-    """Stores small files (the tokenizer) once, beside the checkpoints; each appears whole."""
-    if jax.process_index() != 0:
-      return
-    folder = self.directory / _ASSETS
-    with _told("saving assets", self.directory):
-      folder.mkdir(parents=True, exist_ok=True)
-      for name, data in assets.items():
-        temporary = folder / f"{name}.part"
-        temporary.write_bytes(data)
-        temporary.replace(folder / name)
 
   def _open(self) -> None:
     """Removes what unfinished saves left, then opens the manager, which reads what there is."""
@@ -185,7 +168,10 @@ def steps(directory: str | epath.Path) -> list[int]:
 
 
 def metadata(directory: str | epath.Path, step: int | None = None) -> dict[str, Any]:
-  """Shape and dtype of every array of a checkpoint (the newest for None), by its name."""
+  """Shape and dtype of every array of a checkpoint (the newest for None), by its name.
+
+  Names are joined by `/`, as `params/embed/embedding`; no array is read.
+  """
   tree = _stored_tree(_path_of(directory, step))
   return {name: jax.ShapeDtypeStruct(m.shape, m.dtype) for name, m in _flat(tree).items()}
 
@@ -219,14 +205,6 @@ def load_params(
     target = np.empty(leaf.shape, leaf.dtype) if name in names else ocp.PLACEHOLDER
     _insert(abstract, name.split("/"), target)
   return _lookup(_load(path, abstract), subtree.split("/"))
-
-
-def load_asset(directory: str | epath.Path, name: str) -> bytes:
-  """A file stored by `save_assets`. Raises: UserError when it is not there."""
-  path = epath.Path(directory) / _ASSETS / name
-  if not path.exists():
-    raise UserError(f"there is no {path}")
-  return path.read_bytes()
 
 
 # Names and trees.

@@ -147,15 +147,14 @@ def test_params_load_without_the_programs_tree(tmp_path):
     checkpoint.load_params(tmp_path, subtree="weights")
 
 
-def test_assets_are_stored_beside_the_steps(tmp_path):
+def test_files_beside_the_steps_are_left_alone(tmp_path):
+  (tmp_path / "assets").mkdir()
+  (tmp_path / "assets" / "tokenizer.model").write_bytes(b"\x00\x01")
   with Checkpoints(tmp_path) as saver:
-    saver.save_assets({"tokenizer.model": b"\x00\x01"})
     saver.save(1, {"x": jnp.ones(2)}, {})
   with Checkpoints(tmp_path) as saver:
     assert saver.steps() == [1]
-  assert checkpoint.load_asset(tmp_path, "tokenizer.model") == b"\x00\x01"
-  with pytest.raises(UserError, match=r"there is no .*absent"):
-    checkpoint.load_asset(tmp_path, "absent")
+  assert (tmp_path / "assets" / "tokenizer.model").read_bytes() == b"\x00\x01"
 
 
 def run_python(code: str, *arguments, devices: int = 1) -> subprocess.CompletedProcess:
