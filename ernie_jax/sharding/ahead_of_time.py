@@ -97,6 +97,8 @@ def tpu_devices(topology: str) -> list[jax.Device]:
   """
   # Off a TPU machine, libtpu would otherwise wait for a metadata server.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Several processes may compile at once: the lock is for machines that have a TPU.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except (RuntimeError, ValueError, NotImplementedError) as e:

@@ -47,7 +47,11 @@ json.dump({"flops": compiled.cost_analysis()["flops"], "hlo": compiled.as_text()
 
 
 def _compile_for_v5p():
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # another process may be compiling too
+  }
   shape = [str(n) for n in (TOKENS, CHOICES, EXPERTS, WIDTH, HIDDEN)]
   done = subprocess.run(
     [sys.executable, "-c", PROGRAM, *shape], env=environment, capture_output=True, text=True
