@@ -103,8 +103,7 @@ def make_tiny(config: ml_collections.ConfigDict) -> None:
   model.update(dense_layers=dense, dense_width=32 if dense else 0)
   model.update(mtp_depth=min(model.mtp_depth, 1), mtp_width=32 if model.mtp_depth else 0)
   model.update(top_layers=min(model.top_layers, 1))
-  config.elastic.members = ()
-  config.elastic.widths = ()
+  config.elastic.update(members=(), widths=(), min_depth=1)
   config.text.training_chars = 400_000
   config.data.update(row_length=64, rows_per_batch=8)
   train.update(steps=40, log_every=5, checkpoint_every=20, evaluate_every=20)
