@@ -204,7 +204,8 @@ def load_params(
   for name, leaf in wanted.items():
     target = np.empty(leaf.shape, leaf.dtype) if name in names else ocp.PLACEHOLDER
     _insert(abstract, name.split("/"), target)
-  return _lookup(_load(path, abstract), subtree.split("/"))
+  with _alone():
+    return _lookup(_load(path, abstract), subtree.split("/"))
 
 
 # Names and trees.
@@ -301,6 +302,15 @@ def _load(path: epath.Path, abstract: Any) -> Any:
   with _told("reading", path), warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Sharding info not provided")
     return ocp.load_checkpointables(path, {_STATE: abstract})[_STATE]
+
+
+def _alone() -> ocp.Context:
+  """In it this process reads by itself: Orbax would wait for the others, which may not be reading."""
+  own = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+  )
+  return ocp.Context(multiprocessing_options=options)
 
 
 def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], path: epath.Path) -> None:
