@@ -3,6 +3,7 @@
 Everything that a resumed run needs is here or in the checkpoint's JSON (the data iterator's integer).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -51,10 +52,7 @@ def shape_of(
   return TrainState(
     step=everywhere(shape.step),
     params=jax.tree.map(place, shape.params, params),
-    # Moments are divided as the parameter they belong to.
-    opt_state=optax.tree_utils.tree_map_params(
-      optimizer, place, shape.opt_state, params, transform_non_params=lambda x: place(x, whole)
-    ),
+    opt_state=_place_moments(shape.opt_state, params, place, whole),
     variables=everywhere(shape.variables),
     key=everywhere(shape.key),
   )
@@ -68,6 +66,25 @@ def create(
   if mesh is not None and mesh.size > 1:
     shardings = jax.tree.map(lambda x: x.sharding, shape_of(task, optimizer, seed, mesh))
   return jax.jit(lambda: _build(task, optimizer, seed), out_shardings=shardings)()
+
+
+def _place_moments(opt_state: Any, params: Any, place: Callable, whole: NamedSharding) -> Any:
+  """Each moment divided as the parameter whose path its own path ends with; the rest is whole.
+
+  Not `optax.tree_utils.tree_map_params`: an optimizer that treats parameters differently (Muon beside
+  Adam) keeps a tree with holes for each kind, which it cannot match.
+  """
+  names = lambda path: tuple(jax.tree_util.keystr((k,), simple=True) for k in path)
+  known = {names(path): s for path, s in jax.tree_util.tree_leaves_with_path(params)}
+
+  def one(path, leaf):
+    own = names(path)
+    ends = (own[i:] for i in range(len(own)))
+    sharding = next((known[end] for end in ends if end in known), whole)
+    # A count or another scalar kept for a parameter has no axes to divide.
+    return place(leaf, sharding if leaf.ndim >= len(sharding.spec) else whole)
+
+  return jax.tree_util.tree_map_with_path(one, opt_state)
 
 
 def initial_params(task: Task, seed: int) -> Any:

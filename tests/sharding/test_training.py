@@ -26,11 +26,16 @@ MODEL = ModelConfig(
   expert_width=16, shared_width=16, top_layers=0,
 )  # fmt: skip
 MESHES = {
-  "data and context": (MeshConfig(context=2), "row"),
-  "fsdp and tensor": (MeshConfig(fsdp=4, tensor=2), "row"),
-  "fsdp, expert by ring, tensor": (MeshConfig(fsdp=2, expert=2, tensor=2, transport="ring"), "row"),
+  "data and context": (MeshConfig(context=2), "row", "adamw"),
+  # Muon keeps moments of matrices apart from Adam's.
+  "fsdp and tensor": (MeshConfig(fsdp=4, tensor=2), "row", "muon"),
+  "fsdp, expert by ring, tensor": (
+    MeshConfig(fsdp=2, expert=2, tensor=2, transport="ring"),
+    "row",
+    "adamw",
+  ),
   # Whole layers are skipped here: all devices must take the same branch around the transport.
-  "data, expert by all_to_all": (MeshConfig(expert=4), "step"),
+  "data, expert by all_to_all": (MeshConfig(expert=4), "step", "adamw"),
 }
 
 
@@ -57,7 +62,7 @@ def batch(step: int) -> Row:
   )
 
 
-def losses(config: MeshConfig | None, granularity: str) -> list[float]:
+def losses(config: MeshConfig | None, granularity: str, optimizer: str) -> list[float]:
   """Losses of three steps, all run by one compiled program."""
   elastic = ElasticConfig(
     granularity=granularity, depth_full=0.5, width_full=0.5, sparsity_full=0.5
@@ -65,7 +70,7 @@ def losses(config: MeshConfig | None, granularity: str) -> list[float]:
   task = Pretrain(MODEL, elastic, ObjectiveConfig())
   schedule = lambda step: jnp.float32(1e-2)
   shapes = nn.unbox(jax.eval_shape(task.init, jax.random.key(0))[0])
-  optimizer = make_optimizer(OptimizerConfig(), schedule, shapes)
+  optimizer = make_optimizer(OptimizerConfig(name=optimizer), schedule, shapes)
   mesh = make_mesh(config) if config else None
   out = []
   with rules.enter(mesh, config):
@@ -85,12 +90,27 @@ def losses(config: MeshConfig | None, granularity: str) -> list[float]:
 
 
 @functools.cache
-def losses_on_one_device(granularity: str) -> list[float]:
-  return losses(None, granularity)
+def losses_on_one_device(granularity: str, optimizer: str) -> list[float]:
+  return losses(None, granularity, optimizer)
 
 
-@pytest.mark.parametrize(("config", "granularity"), MESHES.values(), ids=MESHES)
-def test_losses_on_a_mesh_equal_those_on_one_device(config, granularity):
-  wanted = losses_on_one_device(granularity)
+@pytest.mark.parametrize(("config", "granularity", "optimizer"), MESHES.values(), ids=MESHES)
+def test_losses_on_a_mesh_equal_those_on_one_device(config, granularity, optimizer):
+  wanted = losses_on_one_device(granularity, optimizer)
   assert len(set(wanted)) == STEPS
-  np.testing.assert_allclose(losses(config, granularity), wanted, rtol=1e-5)
+  np.testing.assert_allclose(losses(config, granularity, optimizer), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_moment_is_divided_as_its_parameter(name):
+  task = Pretrain(MODEL, ElasticConfig(), ObjectiveConfig())
+  shapes = jax.eval_shape(lambda: state_lib.initial_params(task, 0))
+  optimizer = make_optimizer(OptimizerConfig(name=name), lambda step: jnp.float32(1e-2), shapes)
+  mesh = make_mesh(MeshConfig(fsdp=2, expert=2, tensor=2))
+  state = state_lib.shape_of(task, optimizer, 0, mesh)
+  gate = state.params["stack"]["layers"]["moe"]["experts"]["gate"]
+  assert not gate.sharding.is_fully_replicated
+  leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+  moments = [x for path, x in leaves if jax.tree_util.keystr(path).endswith("['gate']")]
+  assert len(moments) == (2 if name == "adamw" else 1)
+  assert all(x.sharding == gate.sharding for x in moments)
