@@ -12,6 +12,7 @@ interrupted save left; readers use the functions below it. Orbax casts to the as
 of a wrong tree in no useful way, so names, shapes and dtypes are compared here first.
 """
 
+import contextlib
 import logging
 import re
 import warnings
@@ -146,7 +147,9 @@ class Checkpoints:
     """Removes what unfinished saves left, then opens the manager, which reads what there is."""
     if jax.process_index() == 0:
       for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
-        left.rmtree(missing_ok=True)
+        # A failed save's threads may still be writing there: what stays is removed at the next start.
+        with contextlib.suppress(OSError):
+          left.rmtree(missing_ok=True)
     self._manager = ocp.training.Checkpointer(self.directory, preservation_policy=self._policy)
 
   def _reopen(self) -> None:
@@ -306,11 +309,11 @@ def _load(path: epath.Path, abstract: Any) -> Any:
 
 def _alone() -> ocp.Context:
   """In it this process reads by itself: Orbax would wait for the others, which may not be reading."""
-  own = jax.process_index()
-  options = ocp.options.MultiprocessingOptions(
-    primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
-  )
-  return ocp.Context(multiprocessing_options=options)
+  own, context = jax.process_index(), ocp.Context()
+  context.multiprocessing.primary_host = own
+  context.multiprocessing.active_processes = {own}
+  context.multiprocessing.barrier_sync_key_prefix = f"process_{own}"
+  return context
 
 
 def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], path: epath.Path) -> None:

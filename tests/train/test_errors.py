@@ -32,7 +32,9 @@ runpy.run_module("ernie_jax.train", run_name="__main__", alter_sys=True)
 
 
 def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
-  return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+  """Every file of complete checkpoints; what an unfinished save left is removed at the next start."""
+  whole = lambda p: p.is_file() and "orbax-checkpoint-tmp" not in str(p)
+  return {p: p.read_bytes() for p in folder.rglob("*") if whole(p)}
 
 
 def only_error(done) -> str:
