@@ -23,7 +23,7 @@ from ernie_jax.evaluate.held_out import score
 from ernie_jax.sequence.row import Kind
 from ernie_jax.train.model_io import SavedModel
 
-MAX_ROWS = 512  # rows of each source: 130,000 tokens at 256 positions, some twenty files of the library
+MAX_ROWS = 512  # of each source: some twenty files of the library at 256 positions
 
 
 @dataclasses.dataclass(frozen=True)
