@@ -1,0 +1,1 @@
+"""Vision: the tokenizer with its multi-scale bit quantizer, and the understanding path."""
