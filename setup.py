@@ -19,6 +19,7 @@ CORE = [
   "tqdm>=4.66",  # the progress bar
   "tensorboardX>=2.6.2",  # TensorBoard event files without TensorFlow
   "matplotlib>=3.9",  # figures of the analysis and of the quickstart
+  "pillow>=11.3",  # pictures and GIFs in and out; matplotlib brings it anyway
 ]
 
 EXTRAS = {
@@ -29,6 +30,7 @@ EXTRAS = {
     # The TPU compiler, for tests that compile for TPU slices ahead of time; it needs no TPU.
     "jax[tpu]>=0.10.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
   ],
+  "media": ["av>=15.0"],  # video files in and out (FFmpeg)
   # The peers that parity tests and benchmarks compare with.
   "parity": ["torch==2.13.0", "transformers==5.23.*"],
   "tpu": ["jax[tpu]>=0.10.2"],

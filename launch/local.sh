@@ -20,8 +20,9 @@ fi
 needed="${EXTRAS:-}"
 needed="${needed//,/ }"
 case "$*" in
-  pytest* | ruff* | python\ -m\ pytest* | python\ -m\ ruff*) needed="$needed test parity" ;;
+  pytest* | ruff* | python\ -m\ pytest* | python\ -m\ ruff*) needed="$needed test parity media" ;;
   python\ -m\ benchmarks*) needed="$needed parity" ;;
+  *.mp4* | *.m4v* | *.mov* | *.webm* | *.mkv* | *.avi*) needed="$needed media" ;;
 esac
 
 # What is installed: the first line of the stamp is what it was made from (setup.py, this place),
