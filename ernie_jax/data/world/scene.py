@@ -48,13 +48,13 @@ GREYS = {"dark": 60, "light": 190}
 TEXTURE_CONTRAST = 12  # levels above and below the grey: less than any object's contrast
 
 # Half of the sides of the box around a shape. Two large ones in neighbouring cells stay apart by a
-# pixel of 32 at the default jitter; a small one is five pixels wide there.
-RADIUS = {"small": 0.08, "large": 0.13}
+# pixel of 32 at the default jitter; a small one is six pixels wide there.
+RADIUS = {"small": 0.09, "large": 0.135}
 DIRECTIONS = {"still": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEED = 0.035  # of the side each frame: nine frames cross most of a cell
 MAX_JITTER = 0.03  # beyond it, neighbours could touch
 MAX_SPEED_JITTER = 0.2  # beyond it, the border could be reached within nine frames
-_GAP = 0.013  # at least this between two boxes, along one axis, in every frame
+_GAP = 0.02  # at least this between two boxes, along one axis, in every frame
 
 # Characters whose glyphs in the 3 x 5 font differ by two pixels at least.
 SIGN_ALPHABET = "ACEFHJKLNPTUXY12347"
