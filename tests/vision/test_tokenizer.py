@@ -1,0 +1,171 @@
+"""The tokenizer: causal, the same in chunks, and on one frame the image tokenizer that it came from."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ernie_jax.vision import tokenizer as t
+from ernie_jax.vision.quantizer import QuantizerConfig
+
+IMAGE = t.TokenizerConfig(
+  quantizer=QuantizerConfig(sides=(1, 2), bits=3), patch=2, widths=(6, 8), blocks=1
+)
+VIDEO = dataclasses.replace(IMAGE, temporal=4, temporal_kernel=3)
+
+
+@functools.cache
+def trained(config: t.TokenizerConfig):
+  """Parameters none of which is zero or one, as after training."""
+  params = t.initial_params(config, jax.random.key(0))
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+  return jax.tree.unflatten(tree, noisy)
+
+
+def video(frames, seed=0, rows=2):
+  return jax.random.normal(jax.random.key(seed), (rows, frames, 8, 8, 3))
+
+
+@functools.cache
+def jitted(config, method):
+  return jax.jit(lambda p, x: t.VisualTokenizer(config).apply({"params": p}, x, method=method))
+
+
+encode_chunk = jax.jit(t.encode_chunk, static_argnums=0)
+decode_chunk = jax.jit(t.decode_chunk, static_argnums=0)
+
+
+def encode(config, params, x):
+  return jitted(config, "encode")(params, x)
+
+
+def decode(config, params, x):
+  return jitted(config, "decode")(params, x)
+
+
+def test_an_inflated_tokenizer_does_to_images_what_the_image_tokenizer_does():
+  params = trained(IMAGE)
+  inflated = t.inflate(params, VIDEO)
+  before = jitted(IMAGE, "__call__")(params, video(1))
+  after = jitted(VIDEO, "__call__")(inflated, video(1))
+  for name in ("features", "latent", "video"):
+    np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+  np.testing.assert_array_equal(before.quantized.bits, after.quantized.bits)
+
+
+def test_inflation_puts_the_kernel_in_the_last_slice():
+  params, inflated = trained(IMAGE), t.inflate(trained(IMAGE), VIDEO)
+  for old, new in (
+    (params["encoder"]["stem"]["kernel"], inflated["encoder"]["stem"]["kernel"]),
+    (
+      params["decoder"]["level_0_block_0"]["conv_1"]["kernel"],
+      inflated["decoder"]["level_0_block_0"]["conv_1"]["kernel"],
+    ),
+  ):
+    assert new.shape[0] > 1
+    np.testing.assert_array_equal(new[-1], old[0])
+    assert not np.any(new[:-1])
+
+
+def test_inflation_refuses_another_shape():
+  with pytest.raises(ValueError, match="cannot be inflated"):
+    t.inflate(trained(IMAGE), dataclasses.replace(VIDEO, widths=(6, 9)))
+
+
+def test_the_first_frame_of_a_video_is_an_image():
+  params, x = trained(VIDEO), video(9)
+  latent = encode(VIDEO, params, x)
+  assert latent.shape == (2, 3, 2, 2, 3)
+  np.testing.assert_allclose(latent[:, :1], encode(VIDEO, params, x[:, :1]), atol=1e-5)
+  whole = decode(VIDEO, params, latent)
+  assert whole.shape == x.shape
+  np.testing.assert_allclose(whole[:, :1], decode(VIDEO, params, latent[:, :1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", range(9))
+def test_a_latent_frame_depends_on_its_own_and_earlier_frames_only(changed):
+  params, x = trained(VIDEO), video(9)
+  other = x.at[:, changed].add(1.0)
+  differs = np.any(encode(VIDEO, params, x) != encode(VIDEO, params, other), axis=(0, 2, 3, 4))
+  first = -(-changed // 4)
+  assert not differs[:first].any() and differs[first:].all()
+
+
+@pytest.mark.parametrize("changed", range(3))
+def test_a_decoded_frame_depends_on_its_own_and_earlier_latents_only(changed):
+  params, z = trained(VIDEO), jax.random.normal(jax.random.key(2), (1, 3, 2, 2, 3))
+  differs = np.any(
+    decode(VIDEO, params, z) != decode(VIDEO, params, z.at[:, changed].add(1.0)), axis=(0, 2, 3, 4)
+  )
+  first = VIDEO.pixel_frames(changed) if changed else 0
+  assert not differs[:first].any() and differs[first:].all()
+
+
+@pytest.mark.parametrize("parts", [(1, 4, 4, 8), (5, 12), (9, 4, 4)])
+def test_chunks_encode_to_the_whole(parts):
+  model, params, x = t.VisualTokenizer(VIDEO), trained(VIDEO), video(17)
+  stream, at, latents = None, 0, []
+  for size in parts:
+    chunk = encode_chunk(model, params, x[:, at : at + size], stream)
+    latents.append(chunk.value)
+    stream, at = chunk.stream, at + size
+  np.testing.assert_allclose(jnp.concatenate(latents, 1), encode(VIDEO, params, x), atol=2e-5)
+
+
+@pytest.mark.parametrize("parts", [(1, 1, 1, 2), (2, 3)])
+def test_chunks_decode_to_the_whole(parts):
+  model, params = t.VisualTokenizer(VIDEO), trained(VIDEO)
+  z = jax.random.normal(jax.random.key(2), (2, 5, 2, 2, 3))
+  stream, at, frames = None, 0, []
+  for size in parts:
+    chunk = decode_chunk(model, params, z[:, at : at + size], stream)
+    frames.append(chunk.value)
+    stream, at = chunk.stream, at + size
+  np.testing.assert_allclose(jnp.concatenate(frames, 1), decode(VIDEO, params, z), atol=2e-5)
+
+
+def test_frames_and_sides_that_do_not_fit_are_refused():
+  params, model = trained(VIDEO), t.VisualTokenizer(VIDEO)
+  with pytest.raises(ValueError, match="1 \\+ 4m, got 4"):
+    model.apply({"params": params}, video(4), method="encode")
+  with pytest.raises(ValueError, match="\\[B, T, 8, 8, 3\\]"):
+    model.apply({"params": params}, video(1)[:, :, :4], method="encode")
+  chunk = t.encode_chunk(model, params, video(1))
+  with pytest.raises(ValueError, match="multiple of 4"):
+    t.encode_chunk(model, params, video(3), chunk.stream)
+
+
+@pytest.mark.parametrize("widths, spatial", [((64,), 4), ((64, 96), 8), ((64, 96, 128), 16)])
+def test_sizes_by_shape(widths, spatial):
+  config = t.TokenizerConfig(widths=widths, temporal=4)
+  assert config.spatial == spatial and config.side == 8 * spatial
+  shape = jax.ShapeDtypeStruct((1, 9, config.side, config.side, 3), jnp.float32)
+  params = jax.eval_shape(lambda: t.initial_params(config, jax.random.key(0)))
+  out = jax.eval_shape(
+    lambda p, x: t.VisualTokenizer(config).apply({"params": p}, x), params, shape
+  )
+  assert out.video.shape == shape.shape
+  assert out.latent.shape == (1, 3, 8, 8, 12)
+  assert out.features.shape == (1, 3, 8, 8, widths[-1])
+
+
+def test_the_gradient_reaches_every_parameter():
+  params, x = trained(VIDEO), video(9)
+  model = t.VisualTokenizer(VIDEO)
+  grads = jax.jit(jax.grad(lambda p: jnp.square(model.apply({"params": p}, x).video - x).sum()))(
+    params
+  )
+  for path, g in jax.tree_util.tree_leaves_with_path(grads):
+    assert np.any(g != 0), jax.tree_util.keystr(path)
+
+
+def test_pixels_survive_the_way_to_floats_and_back():
+  levels = np.arange(256, dtype=np.uint8)
+  np.testing.assert_array_equal(t.to_pixels(t.to_float(levels)), levels)
+  x = np.arange(2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
+  np.testing.assert_array_equal(t.depth_to_space(t.space_to_depth(x, 2), 2), x)
