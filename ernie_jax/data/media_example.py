@@ -40,7 +40,7 @@ class Document:
   """
 
   texts: tuple[str, ...]
-  pictures: UInt8[np.ndarray, "n H W 3"]
+  pictures: UInt8[np.ndarray, "n H W 3"] = dataclasses.field(repr=False)
   scenes: tuple[str, ...] = ()
 
   def __post_init__(self):
@@ -67,7 +67,7 @@ class MediaExample:
     ValueError: `media` has another form.
   """
 
-  media: UInt8[np.ndarray, "T H W 3"]
+  media: UInt8[np.ndarray, "T H W 3"] = dataclasses.field(repr=False)
   captions: tuple[str, ...] = ()
   questions: tuple[Question, ...] = ()
   document: Document | None = None

@@ -4,30 +4,17 @@ Training reads pieces at random, so a piece is small, ends at a line end where i
 it begins and ends its file. Records are in file order, and files in the order of a hash of their name
 (`text.files`), so that any prefix of a split is a fair sample. Only UTF-8 files count; others are
 skipped.
-
-A build is named by a hash of its settings and of every file's name, size and time of change: a changed
-source is a new build beside the old. TFDS writes into a temporary directory and renames it at the end,
-so a build is whole or absent. TensorFlow is not needed.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import hashlib
-import io
-import json
 import os
-import re
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
-from array_record.python import array_record_module
 
+from ernie_jax.data.builds import Build, Records, build_key, prepare_build
 from ernie_jax.errors import UserError
 from ernie_jax.text import files
 
@@ -72,13 +59,6 @@ class Piece:
   path: str
   first: bool
   last: bool
-
-
-@dataclasses.dataclass
-class _BuildConfig(tfds.core.BuilderConfig):
-  """A TFDS configuration that carries the source; its name decides the directory."""
-
-  source: TextSource = dataclasses.field(default_factory=TextSource)
 
 
 class TextFiles(tfds.core.GeneratorBasedBuilder):
@@ -146,78 +126,39 @@ def cut(text: str, *, path: str, most: int) -> Iterator[Piece]:
     start = end
 
 
-@dataclasses.dataclass(frozen=True)
-class Build:
-  """A prepared source: `directory` holds its shards, and `key` names its contents."""
-
-  directory: Path
-  key: str
-
-
 def prepare(source: TextSource, data_dir: str | os.PathLike) -> Build:
   """Builds the records of `source` under `data_dir`, unless that very build is there already.
-
-  Processes that share the directory wait for one another. A run that was killed leaves nothing that
-  counts as a build, and what it left is removed by the next.
 
   Raises:
     UserError: no such source, no UTF-8 text for both sides of its split, or `data_dir` cannot be written.
   """
-  key = _build_key(source)
-  root = Path(data_dir).expanduser() / "text_files" / key
-  directory = root / str(TextFiles.VERSION)
-  if not directory.exists():
-    try:
-      root.mkdir(parents=True, exist_ok=True)
-      with open(root / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not directory.exists():
-          _write(source, key=key, root=root)
-    except OSError as e:
-      raise UserError(f"cannot prepare text under {root}: {e.strerror or e}") from e
-  return Build(directory=directory, key=key)
 
+  def check():
+    for side in ("train", "validation"):
+      if next(documents(source, side), None) is None:
+        raise UserError(f"text source {source.label}: too little text for a {side} side")
 
-def _write(source: TextSource, *, key: str, root: Path) -> None:
-  for left in root.glob("incomplete.*"):
-    shutil.rmtree(left)
-  for side in ("train", "validation"):
-    if next(documents(source, side), None) is None:
-      raise UserError(f"text source {source.label}: too little text for a {side} side")
-  print(f"preparing text of {source.label} under {root}", file=sys.stderr)
-  tfds.disable_progress_bar()
-  config = tfds.download.DownloadConfig(try_download_gcs=False)
-  with contextlib.redirect_stdout(io.StringIO()), _errors_only():
-    builder = TextFiles(
-      config=_BuildConfig(name=key, source=source),
-      data_dir=root.parent.parent,
-      file_format="array_record",
-    )
-    builder.download_and_prepare(download_dir=root / "downloads", download_config=config)
-  shutil.rmtree(root / "downloads", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _errors_only() -> Iterator[None]:
-  """Keeps back TFDS's warnings that a configuration is not one of its own list."""
-  level = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(level)
+  return prepare_build(
+    TextFiles,
+    source,
+    key=_build_key(source),
+    data_dir=data_dir,
+    label=f"text of {source.label}",
+    check=check,
+  )
 
 
 def _build_key(source: TextSource) -> str:
-  """A readable label and a hash of the settings and of every file's name, size and time of change."""
+  """Names the settings and every file's name, size and time of change."""
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
   del settings["weight"]
-  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-  for file in files.find(source.path):
-    status = os.stat(file.path)
-    digest.update(repr((file.name, status.st_size, status.st_mtime_ns)).encode())
-  label = re.sub(r"\W+", "_", Path(source.path).name) if source.path else "stdlib"
-  return f"{label[:40]}-{digest.hexdigest()[:16]}"
+
+  def parts():
+    for file in files.find(source.path):
+      status = os.stat(file.path)
+      yield file.name, status.st_size, status.st_mtime_ns
+
+  return build_key(Path(source.path).name if source.path else "stdlib", settings, parts())
 
 
 class Pieces(Sequence[Piece]):
@@ -230,16 +171,7 @@ class Pieces(Sequence[Piece]):
       UserError: a shard is missing, cut short or damaged at its end, or the build cannot be read.
     """
     self.build, self.split = build, split
-    try:
-      builder = tfds.builder_from_directory(build.directory)
-      info = builder.info.splits[split]
-    except Exception as e:  # whatever TFDS meets in a damaged description
-      raise UserError(
-        f"text build {build.directory} is damaged: delete it to build it again"
-      ) from e
-    for path, count in zip(info.filepaths, info.shard_lengths):
-      _check_shard(os.fspath(path), count)
-    self._source = builder.as_data_source(split=split)
+    self._records = Records(build, split, what="text build")
 
   @property
   def key(self) -> str:
@@ -247,35 +179,13 @@ class Pieces(Sequence[Piece]):
     return f"{self.build.key}-{self.split}"
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self._records)
 
   def __getitem__(self, index: int) -> Piece:
-    if not 0 <= index < len(self):
-      raise IndexError(index)  # which ends a loop over a sequence
-    try:
-      record = self._source[index]
-    except Exception as e:  # the reader raises what its C++ side tells it
-      raise UserError(
-        f"text build {self.build.directory}: record {index} of {self.split} cannot be read; "
-        "delete it to build it again"
-      ) from e
+    record = self._records[index]
     return Piece(
       text=record["text"].decode("utf-8"),
       path=record["path"].decode("utf-8", "surrogateescape"),
       first=bool(record["first"]),
       last=bool(record["last"]),
-    )
-
-
-def _check_shard(path: str, count: int) -> None:
-  """A cut file loses its index, which is at the end, so counting and reading the last record is enough."""
-  try:
-    reader = array_record_module.ArrayRecordReader(path)
-    whole = reader.ok() and reader.num_records() == count and len(reader.read([count - 1])) == 1
-    reader.close()
-  except (RuntimeError, OSError, IndexError, ValueError):
-    whole = False
-  if not whole:
-    raise UserError(
-      f"record file {path} is missing, cut short or damaged: delete {Path(path).parent} to build it again"
     )
