@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints of ERNIE 4.5 text models in and out.
+"""Hugging Face checkpoints of ERNIE 4.5 text models and of vision transformers (ViT, CLIP) in and out.
 
 `python -m ernie_jax.convert from-hf DIR --workdir=OUT` imports DIR into a workdir that every other
 command reads. `python -m ernie_jax.convert to-hf DIR --workdir=IN` exports a workdir to DIR, in the types
@@ -16,11 +16,13 @@ from tqdm import tqdm
 from ernie_jax import cli
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.parameters import model_cost
-from ernie_jax.convert import files
-from ernie_jax.convert.ernie45 import DTYPES, Precision, from_hf, read_model, to_hf
+from ernie_jax.convert import files, vit_command, vit_config
+from ernie_jax.convert.ernie45 import from_hf, read_model, to_hf
+from ernie_jax.convert.tensors import DTYPES, Precision
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
 from ernie_jax.train.model_io import SavedModel, load_model, save_model
+from ernie_jax.train.vit_io import holds_vit
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the model to write or to read.", allow_override=True
@@ -42,11 +44,14 @@ def import_checkpoint(directory: pathlib.Path, workdir: pathlib.Path) -> None:
   """Writes the checkpoint in `directory` as a new workdir.
 
   Raises:
-    UserError: `directory` holds no ERNIE 4.5 text checkpoint, or `workdir` is in use.
+    UserError: `directory` holds no checkpoint that is supported, or `workdir` is in use.
   """
   if not directory.is_dir():
     raise UserError(f"from-hf: {directory} is not a directory")
   config = files.read_json(directory / files.CONFIG)
+  if config.get("model_type") in vit_config.KINDS:
+    vit_command.import_vit(directory, workdir, config)
+    return
   tensors = files.TensorFiles(directory)
   model = read_model(config, tensors)
   print(
@@ -86,8 +91,11 @@ def export_checkpoint(
   """Writes the model in `workdir` as a new checkpoint directory.
 
   Raises:
-    UserError: no model in `workdir`, one that ERNIE 4.5 cannot express, or `directory` is in use.
+    UserError: no model in `workdir`, one that the architecture cannot express, or `directory` is in use.
   """
+  if holds_vit(workdir):
+    vit_command.export_vit(workdir, directory, dtype=dtype, step=step, shard_bytes=shard_bytes)
+    return
   saved = load_model(workdir, step=step)
   origin = workdir / ORIGIN
   base = files.read_json(origin / files.CONFIG) if origin.is_dir() else None

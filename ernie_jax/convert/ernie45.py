@@ -7,40 +7,16 @@ float32, which holds every bfloat16 and float16 exactly.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.convert import hf_config
-from ernie_jax.convert.names import EMBEDDING, HEAD, Slot, is_router, slots, tree_shapes
+from ernie_jax.convert.names import EMBEDDING, HEAD, Slot, slots, tree_shapes
+from ernie_jax.convert.tensors import Precision, StoredTensors, check_names, read_tree
 from ernie_jax.errors import UserError
-
-DTYPES = {
-  "float32": np.dtype(np.float32),
-  "bfloat16": np.dtype(ml_dtypes.bfloat16),
-  "float16": np.dtype(np.float16),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Precision:
-  """In which type each tensor is stored.
-
-  Attributes:
-    dtype: of all tensors but the routers', which are float32 as transformers keeps them.
-    exceptions: tensor name -> dtype where a checkpoint departs from that rule.
-  """
-
-  dtype: str = "float32"
-  exceptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-  def of(self, name: str) -> str:
-    """The type of the tensor `name`."""
-    return self.exceptions.get(name, "float32" if is_router(name) else self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +54,7 @@ def read_model(config: Mapping[str, Any], names: Iterable[str]) -> ModelConfig:
   mtp_depth = sum(f"model.mtp_emb_norm.{m}.weight" in names for m in range(len(names)))
   model = hf_config.to_model(config, mtp_depth=mtp_depth)
   wanted = {slot.name for slot in slots(model)}
-  if wanted - names:
-    raise _names_error("has no tensor", wanted - names)
-  unexpected = names - wanted - {HEAD}
-  if unexpected:
-    raise _names_error("has an unexpected tensor", unexpected)
+  check_names(wanted, names, allowed=lambda name: name == HEAD)
   return model
 
 
@@ -103,21 +75,14 @@ def from_hf(
     UserError: see `read_model`; or a tensor of another shape or type than its config says.
   """
   model = read_model(config, tensors)
-  shapes = tree_shapes(model)
-  tree = _map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-  found = {}
-  for slot in progress(list(slots(model))):
-    part = _leaf(tree, slot.path)[slot.index]
-    tensor = tensors[slot.name]
-    found[slot.name] = _check(slot.name, tensor, slot.disk_shape(part.shape))
-    part[...] = slot.to_ours(tensor, part.shape)
+  table = list(slots(model))
+  tree, precision = read_tree(
+    tree_shapes(model), table, tensors, typical=EMBEDDING, progress=progress
+  )
   # Some tools write the head although it is tied; equal values say that it may be dropped.
   written = model.tie_embeddings and HEAD in tensors
   if written and not np.array_equal(tensors[HEAD], tensors[EMBEDDING]):
     raise UserError(f"config.json: tie_word_embeddings is true, but {HEAD} is not {EMBEDDING}")
-  rule = Precision(dtype=found[EMBEDDING])
-  exceptions = {name: dtype for name, dtype in found.items() if dtype != rule.of(name)}
-  precision = dataclasses.replace(rule, exceptions=exceptions)
   return Imported(model=model, params=tree["params"], bias=tree["bias"], precision=precision)
 
 
@@ -141,48 +106,4 @@ def to_hf(
   precision = precision or Precision()
   config = hf_config.to_json(model, dtype=precision.dtype, base=base)
   tree = {"params": params, "bias": bias}
-  return Exported(config=config, tensors=_Tensors(model, tree, precision))
-
-
-class _Tensors(Mapping):
-  """The checkpoint's tensors by name, each made from the tree when it is asked for."""
-
-  def __init__(self, model: ModelConfig, tree: Mapping[str, Any], precision: Precision):
-    self._slots = {slot.name: slot for slot in slots(model)}
-    self._tree, self._precision = tree, precision
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    slot = self._slots[name]
-    part = np.asarray(_leaf(self._tree, slot.path)[slot.index])
-    return slot.to_disk(part).astype(DTYPES[self._precision.of(name)], copy=False)
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._slots)
-
-  def __len__(self) -> int:
-    return len(self._slots)
-
-
-def _check(name: str, tensor: np.ndarray, shape: tuple[int, ...]) -> str:
-  """The name of the tensor's type, once its shape and type are as they must be."""
-  if tensor.shape != shape:
-    raise UserError(
-      f"tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(shape)}"
-    )
-  dtype = tensor.dtype.name
-  if dtype not in DTYPES:
-    raise UserError(f"tensor {name} is {dtype}; only {', '.join(DTYPES)} are supported")
-  return dtype
-
-
-def _names_error(what: str, names: set[str]) -> UserError:
-  more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-  return UserError(f"the checkpoint {what} {min(names)}{more}")
-
-
-def _leaf(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-  return functools.reduce(lambda node, key: node[key], path, tree)
-
-
-def _map(f: Callable[[Any], Any], tree: Any) -> Any:
-  return {k: _map(f, v) for k, v in tree.items()} if isinstance(tree, Mapping) else f(tree)
+  return Exported(config=config, tensors=StoredTensors(slots(model), tree, precision))
