@@ -35,13 +35,19 @@ _REST_MS = 100  # what browsers show a frame for whose duration is 0
 
 
 def read_media(
-  path: str | os.PathLike, *, frames: int | None = None, side: int | None = None, every: int = 1
+  path: str | os.PathLike,
+  *,
+  frames: int | None = None,
+  most: int | None = None,
+  side: int | None = None,
+  every: int = 1,
 ) -> UInt8[np.ndarray, "T H W 3"]:
   """Reads a picture or a video.
 
   Args:
     path: a file; its extension says whether it is a picture or a video.
     frames: read the first `frames` frames (1: the first frame of a video); None: all.
+    most: read no more frames than this; fewer will do.
     side: cut the middle square and resize it to side x side; None: as it is.
     every: keep each `every`-th frame.
 
@@ -63,7 +69,8 @@ def read_media(
       pictures = _pictures(file, path) if suffix in PICTURES else _video_frames(file, path)
       with contextlib.closing(pictures):
         chosen = itertools.islice(pictures, 0, None, every)
-        return _gather(chosen, path, frames=frames, side=side)
+        wanted = most if frames is None else frames
+        return _gather(chosen, path, frames=wanted, least=frames or 1, side=side)
   except OSError as e:
     raise UserError(f"{path}: cannot be read: {e.strerror or e}") from e
 
@@ -101,10 +108,33 @@ def write_media(
     part.unlink(missing_ok=True)
 
 
+def fit_media(array: np.ndarray, *, side: int) -> UInt8[np.ndarray, "T side side 3"]:
+  """Brings decoded media to the form that `read_media` returns.
+
+  Args:
+    array: [H, W, C] or [T, H, W, C], uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+    side: as in `read_media`.
+
+  Raises:
+    ValueError: another shape or type.
+  """
+  frames = array[None] if array.ndim == 3 else array
+  if frames.ndim != 4 or 0 in frames.shape or frames.shape[-1] not in (1, 2, 3, 4):
+    raise ValueError(f"not [H, W, C] or [T, H, W, C] with 1 to 4 channels: {array.shape}")
+  if frames.dtype == np.uint16:
+    frames = (frames >> 8).astype(np.uint8)
+  if frames.dtype != np.uint8:
+    raise ValueError(f"neither uint8 nor uint16: {array.dtype}")
+  if frames.shape[-1] == 1:
+    frames = frames.repeat(3, axis=-1)
+  images = (_to_rgb(Image.fromarray(np.ascontiguousarray(frame))) for frame in frames)
+  return np.stack([np.asarray(_to_square(image, side)) for image in images])
+
+
 def _gather(
-  pictures: Iterator[Image.Image], path: Path, *, frames: int | None, side: int | None
+  pictures: Iterator[Image.Image], path: Path, *, frames: int | None, least: int, side: int | None
 ) -> np.ndarray:
-  """Stacks the first `frames` pictures, resized."""
+  """Stacks the first `frames` pictures (at least `least`), resized."""
   arrays: list[np.ndarray] = []
   for picture in itertools.islice(pictures, frames):
     array = np.asarray(picture if side is None else _to_square(picture, side))
@@ -113,8 +143,8 @@ def _gather(
     if arrays and array.shape != arrays[0].shape:
       raise UserError(f"{path}: its frames differ in size")
     arrays.append(array)
-  if not arrays or len(arrays) < (frames or 1):
-    raise UserError(f"{path}: has {len(arrays)} frames, {frames or 1} are needed")
+  if len(arrays) < least:
+    raise UserError(f"{path}: has {len(arrays)} frames, {least} are needed")
   return np.stack(arrays)
 
 
