@@ -19,17 +19,16 @@ before has for it is right.
 import dataclasses
 import functools
 import hashlib
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from ernie_jax.data.text_files import Piece, Pieces
-from ernie_jax.errors import UserError
 from ernie_jax.sequence.row import Kind, Row, empty_row
 from ernie_jax.sequence.special import SpecialToken
 from ernie_jax.text.tokenizer import Tokenizer, join_ids
+from ernie_jax.whole_file import written_whole
 
 _SAMPLE_PIECES = 64  # enough for the expansion to about 1 %
 _MARGIN = (
@@ -260,11 +259,6 @@ def _piece_counts(pieces: Pieces, tokenizer: Tokenizer) -> dict[str, np.ndarray]
     first[i] = piece.first
     digest.update(repr((piece.text, piece.first, piece.last)).encode())
   counts = {"counts": counted, "first": first, "fingerprint": np.array(digest.hexdigest()[:16])}
-  part = path.with_name(f"{name}.{os.getpid()}.part")
-  try:
-    with open(part, "wb") as f:
-      np.savez(f, **counts)
-    os.replace(part, path)
-  except OSError as e:
-    raise UserError(f"cannot write {part}: {e.strerror}") from e
+  with written_whole(path) as part, open(part, "wb") as f:
+    np.savez(f, **counts)
   return counts

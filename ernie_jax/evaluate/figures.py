@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ernie_jax.errors import UserError
 from ernie_jax.evaluate.family_table import FamilyReport
 from ernie_jax.evaluate.labels import place_labels
+from ernie_jax.whole_file import written_whole
 
 _LEGEND_LAYERS = 8  # more lines than this, and the legend names only the first, middle and last
 _SMOOTHING = 0.02  # half of the moving average's window, as a share of the curve
@@ -85,13 +85,8 @@ def write_figure(
     axes.spines["top"].set_visible(False)
     axes.grid(alpha=0.25)
     draw(axes)
-  path = pathlib.Path(path)
-  part = path.with_name(path.name + ".part")
-  try:
+  with written_whole(path) as part:
     figure.savefig(part, dpi=130, format="png")
-    part.replace(path)
-  except OSError as e:
-    raise UserError(f"cannot write {path}: {e.strerror}") from e
 
 
 def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_jax.elastic.family import parse_member
-from ernie_jax.errors import UserError
 from ernie_jax.evaluate.family_table import MAX_ROWS, FamilyReport, evaluate_family
 from ernie_jax.evaluate.figures import read_metrics, write_figure
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.sequence.special import SpecialToken
 from ernie_jax.train.model_io import SavedModel, load_model
+from ernie_jax.whole_file import written_whole
 
 SAMPLE_TOKENS = 96
 
@@ -81,10 +81,5 @@ def write_json(path: str | pathlib.Path, values: Any) -> None:
   Raises:
     UserError: it cannot be written.
   """
-  path = pathlib.Path(path)
-  part = path.with_name(path.name + ".part")
-  try:
+  with written_whole(path) as part:
     part.write_text(json.dumps(values, indent=2) + "\n")
-    part.replace(path)
-  except OSError as e:
-    raise UserError(f"cannot write {path}: {e.strerror}") from e

@@ -26,6 +26,7 @@ from jaxtyping import Int
 from ernie_jax.errors import UserError
 from ernie_jax.sequence.special import RESERVED_IDS, SpecialToken
 from ernie_jax.text.merge import dropper, merge, never
+from ernie_jax.whole_file import written_whole
 
 MIN_VOCAB_SIZE = RESERVED_IDS + 256 + 1
 DROPOUT_VARIANTS = 16  # segmentations kept for each word and rate
@@ -131,11 +132,8 @@ class Tokenizer:
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes one file, complete or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    part.write_bytes(_MAGIC + hashlib.sha256(self._model).digest() + self._model)
-    os.replace(part, target)
+    with written_whole(path) as part:
+      part.write_bytes(_MAGIC + hashlib.sha256(self._model).digest() + self._model)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":

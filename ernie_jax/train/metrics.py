@@ -20,6 +20,8 @@ import numpy as np
 import tensorboardX
 import tqdm
 
+from ernie_jax.whole_file import written_whole
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -106,9 +108,8 @@ def _drop_after(path: pathlib.Path, step: int | None) -> None:
     return
   kept = "".join(text for text, line in _lines(path) if step is not None and line["step"] <= step)
   if kept.encode() != path.read_bytes():
-    temporary = path.with_suffix(".part")
-    temporary.write_text(kept, encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as part:
+      part.write_text(kept, encoding="utf-8")
 
 
 def _json_ready(value: Any) -> Any:

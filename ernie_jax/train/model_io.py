@@ -18,6 +18,7 @@ from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train import checkpoint
+from ernie_jax.whole_file import written_whole
 
 TOKENIZER = "tokenizer.model"
 
@@ -67,11 +68,8 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:
   """Writes config.json so that it appears whole."""
-  path = pathlib.Path(workdir) / "config.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".part")
-  temporary.write_text(json.dumps(config, indent=2) + "\n")
-  temporary.replace(path)
+  with written_whole(pathlib.Path(workdir) / "config.json") as part:
+    part.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load_model(workdir: str | pathlib.Path, *, step: int | None = None) -> SavedModel:
