@@ -1,4 +1,4 @@
-"""UnifiedModel: embeds a row, runs the backbone under one attention rule, applies the text head.
+"""UnifiedModel: embeds a row, runs the backbone under one attention rule; heads are functions of its output.
 
 Letters: B rows, L positions, D width, V vocabulary, N layers, E experts, M MTP modules.
 """
@@ -16,12 +16,14 @@ from ernie_jax.backbone.inputs import (
   Cache,
   Context,
   LayerStats,
+  Media,
   append_keys,
 )
 from ernie_jax.backbone.linear import Linear, SwiGLU, fan_in_init
 from ernie_jax.backbone.norm import RMSNorm
 from ernie_jax.backbone.rotary import rotary_angles
 from ernie_jax.backbone.stack import Stack
+from ernie_jax.backbone.vision_io import VisionIO
 from ernie_jax.kernels.interval_attention import KeyRule, QueryRule
 from ernie_jax.sequence.row import Kind, Row
 from ernie_jax.sharding.rules import logical_constraint
@@ -57,6 +59,7 @@ class UnifiedModel(nn.Module):
     bias: Float[Array, "N E"],
     active: Active | None = None,
     cache: Cache | None = None,
+    media: Media | None = None,
   ) -> Output:
     """Runs a batch of rows, or with a cache the next block of positions of each row.
 
@@ -66,11 +69,15 @@ class UnifiedModel(nn.Module):
       bias: the routers' balancing bias, state outside the parameters.
       active: which part of the network each row runs; None is all of it.
       cache: earlier positions' keys and values.
+      media: what the rows' media positions hold; without it they are zero vectors.
     """
     c = self.config
     row = jax.tree.map(jnp.asarray, row)
     embedding = Embedding(c, name="embed")
-    x = logical_constraint(embedding(row), ("batch", "length", "act_embed"))
+    x = embedding(row)
+    if c.vision is not None:
+      x = x + VisionIO(c, name="vision")(row, media)
+    x = logical_constraint(x, ("batch", "length", "act_embed"))
     if cache is not None:
       cache = append_keys(cache, _key_rule(row))
     context = make_context(row, active, cache, config=c)
@@ -97,7 +104,7 @@ class UnifiedModel(nn.Module):
 
 
 class Embedding(nn.Module):
-  """Writes each kind's embedding into its positions; text is the only kind with a table here."""
+  """Writes the text's embedding into its positions; `VisionIO` writes pictures and videos."""
 
   config: ModelConfig
 

@@ -7,6 +7,8 @@ F expert width, V vocabulary.
 import dataclasses
 from typing import Literal
 
+from ernie_jax.vision.quantizer import QuantizerConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class RouterConfig:
@@ -63,6 +65,8 @@ class ModelConfig:
     scan: scan over the middle layers; False unrolls them (for debugging without jit).
     dtype: compute type of matrix products; router, norms, softmax and losses are always float32.
     attention, grouped_matmul: kernel back ends, see `ernie_jax.kernels`.
+    vision: the code of the visual tokenizer whose bits the model reads and predicts; None: a model
+      without vision, which has none of its parameters.
   """
 
   vocab_size: int
@@ -90,6 +94,7 @@ class ModelConfig:
   dtype: Literal["float32", "bfloat16"] = "float32"
   attention: Literal["auto", "dense", "blocked"] = "auto"
   grouped_matmul: Literal["auto", "reference", "blocked", "megablox", "ragged"] = "auto"
+  vision: QuantizerConfig | None = None
 
   def __post_init__(self):
     positive = ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim")

@@ -127,6 +127,26 @@ class LayerStats:
   z_loss: Float[Array, "*N"]
 
 
+@flax.struct.dataclass
+class Media:
+  """What media positions hold, for a batch of rows: gathered by slot and element, never computed twice.
+
+  The slots that are drawn (`VisionTarget`) are numbered before those that are only looked at
+  (`ContextMedia`). Elements of all slots of a row lie end to end, so a position finds its own at
+  start[slot] + element, and slots of different length cost no padding.
+
+  Attributes:
+    inputs: float32 [B, I, d], running sums of scales: the input of element e >= 1 of a drawn slot is
+      entry start[slot] + e - 1 (`vision.quantizer` says why one earlier).
+    context: [B, C, D], understanding tokens in model width: entry start[slot] + element.
+    start: int32 [V], first entry of each slot.
+  """
+
+  inputs: Float[Array, "B I d"]
+  context: Float[Array, "B C D"]
+  start: Int[Array, "V"]
+
+
 def no_stats(experts: int) -> LayerStats:
   """Statistics of a layer that did not run or has no experts."""
   zeros = jnp.zeros((experts,), jnp.float32)

@@ -5,13 +5,22 @@
 
 Parts (`parts.py`): `Text`, `ContextMedia`, `VisionTarget`, `Audio`; `Part` is any of them, and
 `part.length` its positions. One example: `lay_out`, `LayoutOptions` (`layout.py`). Packing: `pack`, `pad`,
-`join`. The struct itself: `Row`, `Kind`, `empty_row` (`row.py`, which states the conventions). The
+`join`. Rows with slots of pictures and videos: `RowBuilder`, `MediaRow` (`media.py`). The struct itself: `Row`, `Kind`, `empty_row` (`row.py`, which states the conventions). The
 attention rule on the host: `visible`, `visible_reference` (`rule.py`). `SpecialToken`, `RESERVED_IDS`
 (`special.py`). A table for people: `describe` (`draw.py`).
 """
 
 from ernie_jax.sequence.draw import describe
 from ernie_jax.sequence.layout import LayoutOptions, lay_out, scale_coordinates
+from ernie_jax.sequence.media import (
+  Drawn,
+  Item,
+  MediaRow,
+  MediaShapes,
+  RowBuilder,
+  Seen,
+  SlotsConfig,
+)
 from ernie_jax.sequence.pack import pack, pad
 from ernie_jax.sequence.parts import Audio, ContextMedia, Part, Text, VisionTarget
 from ernie_jax.sequence.row import Kind, Row, empty_row, join
@@ -22,10 +31,17 @@ __all__ = [
   "RESERVED_IDS",
   "Audio",
   "ContextMedia",
+  "Drawn",
+  "Item",
   "Kind",
   "LayoutOptions",
+  "MediaRow",
+  "MediaShapes",
   "Part",
   "Row",
+  "RowBuilder",
+  "Seen",
+  "SlotsConfig",
   "SpecialToken",
   "Text",
   "VisionTarget",

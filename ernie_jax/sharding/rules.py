@@ -35,6 +35,8 @@ RULES: Mapping[str, Axes | None] = {
   "expert_mlp": ("tensor",),
   "router_experts": None,  # every device routes its own tokens over all experts
   "norm": None,
+  "bits": None,
+  "scales": None,
   # Activations.
   "batch": BATCH_AXES,
   "length": ("context",),

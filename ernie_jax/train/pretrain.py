@@ -1,4 +1,5 @@
-"""Pre-training: the unified model on rows, the whole elastic family in one backward pass.
+"""Pre-training: the unified model on rows, with or without media, the whole elastic family in one
+backward pass.
 
 Letters: B rows, L positions, N layers, E experts.
 """
@@ -13,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ernie_jax import media as media_lib
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import LayerStats
 from ernie_jax.backbone.router import update_bias
 from ernie_jax.elastic.family import ElasticConfig, sample
 from ernie_jax.model import UnifiedModel, initial_bias
+from ernie_jax.objectives.history import HistoryConfig
 from ernie_jax.objectives.text import text_loss
+from ernie_jax.objectives.vision import vision_loss
+from ernie_jax.sequence.media import MediaRow
 from ernie_jax.sequence.row import Row, empty_row
 from ernie_jax.train.task import Loss
 
@@ -35,60 +40,126 @@ class ObjectiveConfig:
     mtp_weight: weight of multi-token prediction before `mtp_switch` (report: 0.3).
     mtp_final_weight: after it (report: 0.1, in mid-training).
     mtp_switch: the step of the change; at or past the last step it never comes.
+    text_weight: weight of the text loss, in nats per token.
+    vision_weight: weight of the loss of pictures and videos, in nats per bit.
+    history: errors put into the pictures and videos that predictions stand on.
   """
 
   mtp_weight: float = 0.3
   mtp_final_weight: float = 0.1
   mtp_switch: int = 1 << 30
+  text_weight: float = 1.0
+  vision_weight: float = 1.0
+  history: HistoryConfig = HistoryConfig()
+
+  def __post_init__(self):
+    for name in ("mtp_weight", "mtp_final_weight", "text_weight", "vision_weight"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @flax.struct.dataclass
-class RouterState:
-  """Router state outside the parameters.
+class Variables:
+  """State outside the parameters.
 
   Attributes:
-    bias: float32 [N, E], selection-only balancing bias.
+    bias: float32 [N, E], the routers' selection-only balancing bias.
     usage: float32 [N, E], moving average of each expert's share of its layer's assignments by rows
       that ran the full configuration; slicing keeps the most used experts.
+    tokenizer: parameters of the frozen visual tokenizer, so that a checkpoint has all that generation
+      needs; None without vision.
   """
 
   bias: Float[Array, "N E"]
   usage: Float[Array, "N E"]
+  tokenizer: Any = None
 
 
-def initial_router_state(model: ModelConfig) -> RouterState:
-  """Before training: no bias, equal use."""
+def initial_variables(model: ModelConfig, tokenizer: Any = None) -> Variables:
+  """Before training: no bias, equal use, and the given visual tokenizer."""
   usage = jnp.full((model.depth, model.experts), 1 / model.experts, jnp.float32)
-  return RouterState(bias=initial_bias(model), usage=usage)
+  return Variables(bias=initial_bias(model), usage=usage, tokenizer=tokenizer)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vision:
+  """What pre-training with media needs besides the model.
+
+  Attributes:
+    config: the tokenizer's and the understanding path's.
+    tokenizer: parameters of the trained visual tokenizer.
+
+  """
+
+  config: media_lib.MediaConfig
+  tokenizer: Any
 
 
 class Pretrain:
   """The `Task` of pre-training, continued training and specialists (an ElasticConfig of ones)."""
 
-  def __init__(self, model: ModelConfig, elastic: ElasticConfig, objective: ObjectiveConfig):
+  def __init__(
+    self,
+    model: ModelConfig,
+    elastic: ElasticConfig,
+    objective: ObjectiveConfig,
+    vision: Vision | None = None,
+  ):
+    if vision is not None and vision.config.tokenizer.quantizer != model.vision:
+      raise ValueError(
+        f"the tokenizer makes {vision.config.tokenizer.quantizer}, not {model.vision}"
+      )
     self.config, self.elastic, self.objective = model, elastic, objective
+    self.vision = vision
     self.model = UnifiedModel(model)
 
-  def init(self, key: Array) -> tuple[Any, RouterState]:
-    """Boxed parameters and the router state."""
+  def init(self, key: Array) -> tuple[Any, Variables]:
+    """Boxed parameters, and the state beside them."""
     row = jax.tree.map(lambda x: np.asarray(x)[None], empty_row(8))
     params = self.model.init(key, row, initial_bias(self.config))["params"]
-    return params, initial_router_state(self.config)
+    if self.vision is None:
+      return params, initial_variables(self.config)
+    own = jax.random.fold_in(key, 1)
+    understand = media_lib.initial_understanding(self.vision.config, self.config.width, own)
+    tokenizer = jax.tree.map(jnp.asarray, self.vision.tokenizer)
+    return {**params, "understand": understand}, initial_variables(self.config, tokenizer)
 
-  def loss(self, params: Any, variables: RouterState, batch: Row, key: Array, step: Array) -> Loss:
-    """Text loss, MTP and the router's auxiliary losses of one micro-batch of rows [B, L]."""
-    c = self.config
+  def loss(
+    self, params: Any, variables: Variables, batch: Row | MediaRow, key: Array, step: Array
+  ) -> Loss:
+    """Text and bit losses, MTP and the router's auxiliary losses of one micro-batch of rows [B, L]."""
+    c, o = self.config, self.objective
+    row, encoded = batch, None
+    if isinstance(batch, MediaRow):
+      row = batch.row
+      encoded = media_lib.encode(
+        params,
+        variables.tokenizer,
+        batch,
+        config=self.vision.config,
+        model=c,
+        history=o.history,
+        key=jax.random.fold_in(key, 1),
+      )
     active = None
     if self.elastic.trains_family:
-      active = sample(key, batch.kind.shape[0], elastic=self.elastic, model=c)
-    output = self.model.apply({"params": params}, batch, variables.bias, active)
-    text = text_loss(output, batch, params, c)
-    total = text.next_token
+      active = sample(key, row.kind.shape[0], elastic=self.elastic, model=c)
+    media = None if encoded is None else encoded.media
+    output = self.model.apply({"params": params}, row, variables.bias, active, media=media)
+    text = text_loss(output, row, params, c)
+    total = o.text_weight * text.next_token
     metrics = {"loss/text": text.next_token, **balance_metrics(output.stats, c)}
+    if encoded is not None:
+      bits = vision_loss(output, row, encoded.targets, media.start, params, c)
+      total += o.vision_weight * bits.bits
+      metrics |= {
+        "loss/bits": bits.bits,
+        "bits/by_scale": bits.by_scale,
+        "bits/accuracy": bits.accuracy,
+      }
     if c.mtp_depth:
-      o = self.objective
       weight = jnp.where(step < o.mtp_switch, o.mtp_weight, o.mtp_final_weight)
-      total += weight * text.further.mean()
+      total += o.text_weight * weight * text.further.mean()
       metrics |= {"loss/mtp": text.further.mean(), "mtp_weight": weight}
     for name in ("balance_loss", "z_loss"):
       if weight := getattr(c.router, name):
@@ -98,13 +169,13 @@ class Pretrain:
     counts = {"load": output.stats.load, "tokens": text.tokens}
     return Loss(loss=total, metrics=metrics, counts=counts)
 
-  def update(self, variables: RouterState, counts: Any, step: Array) -> RouterState:
+  def update(self, variables: Variables, counts: Any, step: Array) -> Variables:
     """Moves the bias towards balance and the measured use towards this step's."""
     load = counts["load"]
     total = load.sum(-1, keepdims=True)
     share = load / jnp.maximum(total, 1.0)
     usage = USAGE_DECAY * variables.usage + (1 - USAGE_DECAY) * share
-    return RouterState(
+    return variables.replace(
       bias=update_bias(variables.bias, load, rate=self.config.router.bias_rate),
       usage=jnp.where(total > 0, usage, variables.usage),
     )
@@ -128,9 +199,8 @@ def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Ar
   }
 
 
-def unboxed_params(model: ModelConfig, key: Array) -> Any:
+def unboxed_params(model: ModelConfig, key: Array, vision: Vision | None = None) -> Any:
   """Fresh parameters without logical axis names, for tests and tools that need no mesh."""
-  task = Pretrain(
-    model, ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0), ObjectiveConfig()
-  )
+  plain = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
+  task = Pretrain(model, plain, ObjectiveConfig(), vision)
   return nn.unbox(jax.jit(task.init)(key)[0])

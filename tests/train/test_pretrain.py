@@ -14,7 +14,7 @@ from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.model import UnifiedModel
 from ernie_jax.sequence import Text, lay_out, pack
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
-from ernie_jax.train.pretrain import ObjectiveConfig, Pretrain, RouterState, balance_metrics
+from ernie_jax.train.pretrain import ObjectiveConfig, Pretrain, Variables, balance_metrics
 from ernie_jax.train.state import create
 from ernie_jax.train.step import make_step
 
@@ -149,7 +149,7 @@ def test_only_rows_of_the_full_model_move_the_bias():
 
 def test_measured_use_is_a_moving_average_of_shares_where_a_layer_has_counts():
   task = Pretrain(MODEL, PLAIN, ObjectiveConfig())
-  start = RouterState(bias=jnp.zeros((2, 4)), usage=jnp.full((2, 4), 0.25))
+  start = Variables(bias=jnp.zeros((2, 4)), usage=jnp.full((2, 4), 0.25))
   load = jnp.array([[6.0, 2, 0, 0], [0, 0, 0, 0]])
   after = task.update(start, {"load": load}, 0)
   np.testing.assert_allclose(after.usage[0], [0.255, 0.25, 0.2475, 0.2475], rtol=1e-6)

@@ -1,0 +1,172 @@
+"""From pixels to what the unified model reads and predicts: the frozen tokenizer and the understanding path.
+
+    encoded = encode(params, frozen, batch, config=config, model=model)        # teacher forcing
+    output = UnifiedModel(model).apply({"params": params}, batch.row, bias, media=encoded.media)
+
+The tokenizer is trained before and never changes here: its parameters (`frozen`) are state, not
+parameters. Of the model's own parameters `understand` belongs to this file.
+
+Letters: B rows, V slots of one kind, F pixel frames, T latent frames, S elements of a frame, d bits,
+I entries of a row's drawn slots, C those of its context slots, D model width, K scales.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from ernie_jax.backbone.config import ModelConfig
+from ernie_jax.backbone.inputs import Media
+from ernie_jax.objectives.history import HistoryConfig, flip_strength
+from ernie_jax.sequence.media import MediaRow, MediaShapes
+from ernie_jax.vision.quantizer import corrupt
+from ernie_jax.vision.tokenizer import TokenizerConfig, VisualTokenizer, to_float
+from ernie_jax.vision.understand import UnderstandConfig, Understanding
+
+TEACHER_FORCING = HistoryConfig(flip_min=0.0, flip_max=0.0, flip_growth=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaConfig:
+  """The two encoders.
+
+  Raises:
+    ValueError: the understanding path does not fit the tokenizer's strides.
+  """
+
+  tokenizer: TokenizerConfig
+  understand: UnderstandConfig = UnderstandConfig()
+
+  def __post_init__(self):
+    t, u = self.tokenizer, self.understand
+    if u.vit.patch != t.spatial:
+      raise ValueError(
+        f"understand.vit.patch must be the tokenizer's {t.spatial}, got {u.vit.patch}"
+      )
+    if t.temporal > 1 and u.group_frames != t.temporal:
+      raise ValueError(
+        f"understand.group_frames must be the tokenizer's {t.temporal}, got {u.group_frames}"
+      )
+
+  def shapes(self, *, window: int | None = None) -> MediaShapes:
+    """What a row's builder must know."""
+    t = self.tokenizer
+    grid = self.understand.merged(1, t.side, t.side).grid
+    return MediaShapes(scales=t.quantizer.scales, stride=t.temporal, grid=grid, window=window)
+
+
+@flax.struct.dataclass
+class Encoded:
+  """A batch's media as a model takes them, and the bits that it should predict.
+
+  Attributes:
+    media: see `Media`.
+    targets: bool [B, I, d], the bit targets of the drawn slots' elements; element e of a slot is entry
+      start[slot] + e.
+  """
+
+  media: Media
+  targets: Bool[Array, "B I d"]
+
+
+def initial_understanding(config: MediaConfig, width: int, key: Array) -> Any:
+  """Fresh parameters of the understanding path, boxed with their axis names."""
+  t = config.tokenizer
+  pixels = jnp.zeros((1, t.side, t.side, 3))
+  features = jnp.zeros((1, t.quantizer.side, t.quantizer.side, t.widths[-1]))
+  return Understanding(config.understand, width).init(key, pixels, features)["params"]
+
+
+def encode(
+  params: Any,
+  frozen: Any,
+  batch: MediaRow,
+  *,
+  config: MediaConfig,
+  model: ModelConfig,
+  history: HistoryConfig = TEACHER_FORCING,
+  key: Array | None = None,
+) -> Encoded:
+  """Inputs, targets and context tokens of a batch of rows.
+
+  Args:
+    params: the model's; the gradient reaches `understand` alone.
+    frozen: the tokenizer's.
+    batch: fields with a leading [B].
+    config, model: what `params` and `frozen` are of.
+    history: how often bits of the history flip; the default is teacher forcing.
+    key: of the flips; not needed for teacher forcing.
+  """
+  rows = batch.row.kind.shape[0]
+  key = jax.random.key(0) if key is None else key
+  code = config.tokenizer.quantizer
+  nothing = lambda dtype, n: jnp.zeros((rows, 0, n), dtype)
+  inputs, targets = [nothing(jnp.float32, code.bits)], [nothing(bool, code.bits)]
+  context = [nothing(jnp.float32, model.width)]
+  starts: list[np.ndarray] = []
+
+  drawn_entries = seen_entries = 0
+  for i, pixels in enumerate(batch.drawn):
+    one = _history(frozen, pixels, config, history, jax.random.fold_in(key, i))
+    inputs.append(one.inputs.reshape(rows, -1, code.bits))
+    targets.append(one.targets.reshape(rows, -1, code.bits))
+    starts.append(_starts(drawn_entries, inputs[-1], pixels))
+    drawn_entries += inputs[-1].shape[1]
+  for pixels in batch.seen:
+    tokens = understand(params, frozen, pixels, config=config, model=model)
+    context.append(tokens.reshape(rows, -1, model.width))
+    starts.append(_starts(seen_entries, context[-1], pixels))
+    seen_entries += context[-1].shape[1]
+  media = Media(
+    inputs=jnp.concatenate(inputs, axis=1),
+    context=jnp.concatenate(context, axis=1),
+    start=jnp.asarray(np.concatenate(starts), jnp.int32),
+  )
+  return Encoded(media=media, targets=jnp.concatenate(targets, axis=1))
+
+
+def understand(
+  params: Any,
+  frozen: Any,
+  pixels: UInt8[Array, "B V F H W 3"],
+  *,
+  config: MediaConfig,
+  model: ModelConfig,
+) -> Float[Array, "B V N D"]:
+  """Context tokens of media slots."""
+  video = to_float(pixels)
+  flat = video.reshape(-1, *video.shape[2:])
+  tokenizer = VisualTokenizer(config.tokenizer)
+  features = tokenizer.apply({"params": frozen}, flat, method=VisualTokenizer.features)
+  features = jax.lax.stop_gradient(features)
+  module = Understanding(config.understand, model.width)
+  tokens = module.apply({"params": params["understand"]}, flat, features)
+  return tokens.reshape(*video.shape[:2], *tokens.shape[1:])
+
+
+def _history(frozen, pixels, config: MediaConfig, history: HistoryConfig, key: Array):
+  """`Corrupted` of all slots [B V F H W 3] of one kind, with rows and slots on one axis."""
+  code = config.tokenizer.quantizer
+  video = to_float(pixels).reshape(-1, *pixels.shape[2:])
+  tokenizer = VisualTokenizer(config.tokenizer)
+  latent = tokenizer.apply({"params": frozen}, video, method=VisualTokenizer.encode)
+  magnitudes = tokenizer.apply({"params": frozen}, method=VisualTokenizer.magnitudes)
+  draw, flip = jax.random.split(key)
+  strength = flip_strength(draw, *latent.shape[:2], len(code.sides), history)
+  return corrupt(latent, magnitudes, code, strength, flip)
+
+
+def _starts(before: int, entries: Array, pixels: Array) -> np.ndarray:
+  """First entry of each slot of one kind: all are equally long."""
+  slots = pixels.shape[1]
+  return before + np.arange(slots) * (entries.shape[1] // slots)
+
+
+def unboxed_understanding(config: MediaConfig, width: int, key: Array) -> Any:
+  """`initial_understanding` without axis names, for tests and tools that need no mesh."""
+  return nn.unbox(initial_understanding(config, width, key))

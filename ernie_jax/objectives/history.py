@@ -1,0 +1,50 @@
+"""How often bits of the history are flipped in training (ERNIE 5.0, section 3.3).
+
+Letters: B rows, T latent frames, K scales.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryConfig:
+  """Flip probabilities; the defaults are VideoAR's (arXiv 2601.05966). All 0 is teacher forcing.
+
+  Attributes:
+    flip_min, flip_max: each scale of frame t draws its own from [flip_min, flip_max] + flip_growth * t.
+    flip_growth: for each latent frame: late frames stand on longer histories.
+    inherit: the first scale of a later frame draws no less than what the last scale of the frame before
+      drew, as errors go on from frame to frame.
+  """
+
+  flip_min: float = 0.0
+  flip_max: float = 0.25
+  flip_growth: float = 0.01
+  inherit: bool = True
+
+  def __post_init__(self):
+    if not 0 <= self.flip_min <= self.flip_max <= 1:
+      raise ValueError(
+        f"0 <= flip_min <= flip_max <= 1 must hold, got {self.flip_min} and {self.flip_max}"
+      )
+    if self.flip_growth < 0:
+      raise ValueError(f"flip_growth must not be negative, got {self.flip_growth}")
+
+
+def flip_strength(
+  key: Array, rows: int, frames: int, scales: int, config: HistoryConfig
+) -> Float[Array, "B T K"]:
+  """Draws the flip probability of every scale of every frame: per row (Infinity draws per batch)."""
+  later = config.flip_growth * jnp.arange(frames, dtype=jnp.float32)[:, None]
+  low, high = config.flip_min + later, config.flip_max + later
+  uniform = jax.random.uniform(key, (rows, frames, scales))
+  strength = low + uniform * (high - low)
+  if config.inherit and frames > 1:
+    before = strength[:, :-1, -1]
+    first = before + uniform[:, 1:, 0] * jnp.maximum(high[1:, 0] - before, 0)
+    strength = strength.at[:, 1:, 0].set(first)
+  return jnp.clip(strength, 0, 1)
