@@ -147,20 +147,23 @@ class TfdsExamples(Sequence[MediaExample]):
 
 
 def _find(source: MediaTfds) -> tfds.core.DatasetInfo:
-  """The description of a set that lies prepared on this machine."""
+  """The description of a set that lies prepared on this machine.
+
+  It is read from the files alone: the code of a set may need TensorFlow or look on the network.
+  """
+  wanted = f"prepare it with: tfds build {source.name} --file_format=array_record"
+  where = os.path.expanduser(source.data_dir) or None
   try:
-    builder = tfds.builder(source.name, data_dir=os.path.expanduser(source.data_dir) or None)
-    there, info = builder.is_prepared(), builder.info
-  except Exception as e:  # TFDS raises many things for a name that it does not know
-    reason = " ".join(str(e).split())[:200]
-    raise UserError(f"{source.label}: cannot be found ({reason})") from e
-  wanted = f"tfds build {source.name} --file_format=array_record"
-  if not there:
-    raise UserError(
-      f"{source.label}: not prepared under {info.data_dir}; prepare it with: {wanted}"
-    )
+    name, choice = tfds.core.naming.parse_builder_name_kwargs(source.name, data_dir=where)
+    info = tfds.core.read_only_builder.builder_from_files(name.name, **choice).info
+  except tfds.core.registered.DatasetNotFoundError as e:
+    under = where or tfds.core.constants.DATA_DIR
+    raise UserError(f"{source.label}: not found under {under}; {wanted}") from e
+  except Exception as e:  # whatever TFDS says of a name or a damaged description
+    reason = " ".join(str(e).split())[:120]
+    raise UserError(f"{source.label}: cannot be opened ({reason})") from e
   if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-    raise UserError(f"{source.label}: not in the ArrayRecord format; prepare it with: {wanted}")
+    raise UserError(f"{source.label}: not in the ArrayRecord format; {wanted}")
   return info
 
 

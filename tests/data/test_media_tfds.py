@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def png(array):
   return file
 
 
-def make(name, data_dir, file_format):
+def make(name, data_dir):
   """A prepared set that is known by its files alone, as one that another program made."""
   features = tfds.features
 
@@ -75,13 +77,13 @@ def make(name, data_dir, file_format):
   Small.name = name
   with contextlib.redirect_stdout(io.StringIO()):
     tfds.disable_progress_bar()
-    Small(data_dir=data_dir, file_format=file_format).download_and_prepare()
+    Small(data_dir=data_dir, file_format="array_record").download_and_prepare()
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   directory = tmp_path_factory.mktemp("tfds")
-  make("small_set", directory, "array_record")
+  make("small_set", directory)
   return str(directory)
 
 
@@ -100,6 +102,20 @@ def test_a_set_is_read_by_name_with_its_features_mapped(data_dir):
     assert example.captions == (f"first {i}", f"second {i}")
     assert [(q.question, q.answer) for q in example.questions] == [("What?", str(i))]
     assert f"train[{i}]" in example.name
+
+
+def test_a_version_may_be_named(data_dir):
+  assert len(open_set(data_dir, name="small_set:1.2.0")) == COUNT
+
+
+def test_a_set_in_another_format_is_told_how_to_be_prepared(tmp_path, data_dir):
+  shutil.copytree(Path(data_dir) / "small_set", tmp_path / "small_set")
+  description = tmp_path / "small_set" / "1.2.0" / "dataset_info.json"
+  description.write_text(description.read_text().replace("array_record", "tfrecord"))
+  with pytest.raises(
+    UserError, match=r"not in the ArrayRecord format; prepare it with: tfds build"
+  ):
+    open_set(str(tmp_path))
 
 
 def test_a_class_is_captioned_by_its_name_and_a_text_by_itself(data_dir):
@@ -129,8 +145,13 @@ def test_the_fingerprint_tells_sets_and_settings_apart(data_dir):
 @pytest.mark.parametrize(
   "values, told",
   [
-    ({"name": "no_such_set"}, "TFDS set no_such_set: cannot be found"),
-    ({"name": "small_set:9.9.9"}, "TFDS set small_set:9.9.9: "),
+    (
+      {"name": "no_such_set"},
+      "TFDS set no_such_set: not found under .*; prepare it with: tfds build",
+    ),
+    ({"name": "small_set:9.9.9"}, "TFDS set small_set:9.9.9: not found"),
+    ({"name": "small set"}, "TFDS set small set: cannot be opened"),
+    ({"name": "coco_captions/2014"}, "TFDS set coco_captions/2014: not found"),
     ({"train": "fit"}, "no split fit; it has train, test"),
     ({"media": "picture"}, "no feature picture; it has .*image"),
     ({"caption": "captions/words"}, "no feature captions/words"),
