@@ -126,9 +126,8 @@ def _stepper(experiment: Experiment, elastic: dict):
 def _trained(experiment: Experiment, workdir: pathlib.Path, seed: int, length: int, elastic: dict):
   """The saved model of a run, trained now if it is not there."""
   train = dataclasses.replace(experiment.train, steps=experiment.train.steps * length)
-  objective = dataclasses.replace(
-    experiment.objective, mtp_switch=experiment.objective.mtp_switch * length
-  )
+  switch = min(experiment.objective.mtp_switch * length, np.iinfo(np.int32).max)
+  objective = dataclasses.replace(experiment.objective, mtp_switch=switch)
   e = dataclasses.replace(
     experiment,
     seed=seed,

@@ -190,7 +190,7 @@ class _Loop:
       if self.run.evaluate and config.evaluate_every and done % config.evaluate_every == 0:
         self._read_pending(self.run.evaluate(state))
       last = done == config.steps
-      stop = stopping.now()
+      stop = stopping.now(ask_others=last or done % config.log_every == 0)
       if last or stop or done % config.checkpoint_every == 0:
         self._read_pending()  # nothing is saved before its loss is known to be finite
         self._save(done, state)
@@ -289,10 +289,15 @@ class _Stopping:
   def ask(self, *_) -> None:
     self.asked = True
 
-  def now(self) -> bool:
-    """The same answer on all hosts, so that all save the same step."""
+  def now(self, *, ask_others: bool) -> bool:
+    """The same answer on all hosts, so that all save the same step.
+
+    Several hosts ask each other only at the steps of `ask_others`: it makes the devices wait.
+    """
     if jax.process_count() == 1:
       return self.asked
+    if not ask_others:
+      return False
     from jax.experimental import multihost_utils
 
     return bool(np.any(multihost_utils.process_allgather(np.asarray(self.asked))))
