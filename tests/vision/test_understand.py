@@ -51,7 +51,7 @@ def inputs(frames, seed=0):
 def encoder(variant):
   """(variables with every parameter away from its initial value, the jitted forward pass)."""
   module = Understanding(config(variant), WIDTH)
-  variables = nn.unbox(module.init(jax.random.key(0), *inputs(1)))
+  variables = nn.unbox(jax.jit(module.init)(jax.random.key(0), *inputs(1)))
   leaves, tree = jax.tree.flatten(variables)
   moved = [leaf + 0.3 * normal(*leaf.shape, seed=i) for i, leaf in enumerate(leaves)]
   return jax.tree.unflatten(tree, moved), jax.jit(module.apply)
