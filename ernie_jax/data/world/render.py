@@ -65,7 +65,7 @@ def render(scene: Scene, side: int) -> UInt8[np.ndarray, "T S S 3"]:
   if side < SIGN_GRID or side % SIGN_GRID:
     raise UserError(f"side must be a multiple of {SIGN_GRID} pixels, got {side}")
   margin = side // 8 + 2  # a patch may reach beyond the picture
-  canvas = np.empty((scene.frames, side + 2 * margin, side + 2 * margin, 3), np.float32)
+  canvas = np.zeros((scene.frames, side + 2 * margin, side + 2 * margin, 3), np.float32)
   inside = canvas[:, margin:-margin, margin:-margin]
   inside[:] = _background(scene.background, side)[..., None]
   if scene.sign is not None:

@@ -1,0 +1,383 @@
+"""Reads what is said in a waveform of the world's language, by whom and how high; and judges it by a prompt.
+
+    oracle = SpeechOracle.load(".cache/oracles")
+    readings = oracle.read(waveforms)
+    score = judge_speech(readings[0], Said(words=("bubi", "nama"), speaker=3))
+
+Words come from a Viterbi search over the vocabulary, phones from one over all phones that knows no
+words and no syllables (the stricter measure), pitch from autocorrelation, and the length of the vocal
+tract from how cepstra lie off those of the average voice. The oracle is fitted in closed form on voices and
+sequences of syllables of its own, which are in no data set; it never sees a model or a codec.
+
+Letters: S samples, F frames of 8 ms, C cepstra, J states.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ernie_jax.data.world.speech import (
+  CONSONANTS,
+  PHONES,
+  SILENCE,
+  VOCABULARY,
+  VOWELS,
+  SpeechConfig,
+  Utterance,
+  speak,
+  speaker,
+  usual_frames,
+)
+from ernie_jax.data.world.speech_synthesis import FORMAT, synthesise
+from ernie_jax.evaluate.oracles.decoder import Loop, Span
+from ernie_jax.evaluate.oracles.phones import Mixtures, cepstra, fit_mixtures
+from ernie_jax.evaluate.oracles.pitch import mean_pitch, pitch_errors, read_pitch, semitones
+from ernie_jax.whole_file import written_whole
+
+_FORMAT = 1  # part of the cached file's name: raise it when what is fitted changes
+_VOICES = range(1000, 1064)  # the oracle's own
+_THIRDS = 3
+_SCALE = 0.25  # of log likelihoods: neighbouring frames see the same context
+_WORD_WEIGHT, _PHONE_WEIGHT, _PAUSE_WEIGHT = -6.0, -6.0, -2.0  # log weights of entering a unit
+_AT_ONCE = 32  # clips decoded together
+_FEWEST_FRAMES = 10  # of vowels, to tell the tract from
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+  """How much the oracle is fitted on.
+
+  Attributes:
+    utterances: how many.
+    noisy: share of them with noise at 8 to 30 dB.
+    seed: of their words.
+  """
+
+  utterances: int = 384
+  noisy: float = 0.4
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+  """What a waveform says.
+
+  Attributes:
+    words: the most likely words of the vocabulary; none in silence.
+    spans: first frame of each word and the one after its last.
+    phones: the most likely phones without a vocabulary, pauses left out.
+    f0: pitch of each frame in Hz, 0 without voice.
+    tract: the vocal tract's length, relative to the average; NaN where too little is voiced.
+    pitch: median of `f0` where there is voice, else NaN.
+  """
+
+  words: tuple[str, ...]
+  spans: tuple[tuple[int, int], ...]
+  phones: tuple[str, ...]
+  f0: Float[np.ndarray, "F"] = dataclasses.field(repr=False)
+  tract: float
+  pitch: float
+
+  @property
+  def text(self) -> str:
+    """The transcript."""
+    return " ".join(self.words)
+
+  @property
+  def speech_frames(self) -> int:
+    """Frames that words take, pauses left out."""
+    return sum(end - start for start, end in self.spans)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Said:
+  """What a waveform should say; None is what is left open.
+
+  Attributes:
+    words: the transcript.
+    speaker: index of the voice.
+    f0: pitch of each frame in Hz, 0 without voice, where the waveform must follow a given one.
+    speech_frames: how many frames the words take; without it, as many as they usually do.
+  """
+
+  words: tuple[str, ...]
+  speaker: int | None = None
+  f0: Float[np.ndarray, "F"] | None = dataclasses.field(default=None, repr=False)
+  speech_frames: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpeechScore:
+  """A waveform against what it should say.
+
+  Attributes:
+    words, word_errors: how many there should be; how many are replaced, left out or too much.
+    phones, phone_errors: the same of phones, by the loop that knows no words.
+    pitch_error: semitones between the speaker's pitch and the median found, absolute; NaN where open or
+      without voice.
+    track_errors: semitones in each frame that is voiced in both, where a track is given.
+    speaker: index of the nearest of the candidate voices; None without voice or candidates.
+    speaker_right: whether it is the one wanted; None where open.
+    duration_ratio: frames of speech found, relative to those wanted; NaN if nothing was found.
+  """
+
+  words: int
+  word_errors: int
+  phones: int
+  phone_errors: int
+  pitch_error: float
+  track_errors: Float[np.ndarray, "_"] = dataclasses.field(repr=False)
+  speaker: int | None
+  speaker_right: bool | None
+  duration_ratio: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpeechOracle:
+  """The fitted reader.
+
+  Attributes:
+    mixtures: scores of the states of phones.
+    average: mean cepstra of each phone [phones, C], over the voices it was fitted on.
+    tract: [C + 1] weights, the last a constant, from how an utterance's vowels differ from them to the
+      logarithm of the tract's length.
+    spread: standard deviations of the measured pitch (semitones) and tract (logarithm), with which voices
+      are told apart.
+  """
+
+  mixtures: Mixtures
+  average: Float[np.ndarray, "_ C"]
+  tract: Float[np.ndarray, "_"]
+  spread: tuple[float, float]
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike, config: FitConfig = FitConfig()) -> "SpeechOracle":
+    """The oracle kept in `directory`, or fitted now and kept there.
+
+    Raises:
+      UserError: the directory cannot be written.
+    """
+    settings = [dataclasses.asdict(config), FORMAT, _FORMAT, VOCABULARY]
+    path = Path(directory).expanduser() / f"speech-{_digest(settings)}.npz"
+    try:
+      return _unpack(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # absent or damaged
+      oracle = fit_oracle(config)
+      with written_whole(path) as part, open(part, "wb") as file:
+        np.savez(file, **_pack(oracle))
+      return oracle
+
+  def read(self, waveforms: Sequence[Float[np.ndarray, "S"]]) -> list[Reading]:
+    """Reads float waveforms in [-1, 1] at 16 kHz, of any lengths."""
+    readings: list[Reading | None] = [None] * len(waveforms)
+    order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
+    for start in range(0, len(order), _AT_ONCE):
+      chosen = order[start : start + _AT_ONCE]
+      values = [cepstra(waveforms[i]) for i in chosen]
+      scores = [_scaled(self.mixtures, v) for v in values]
+      words, phones = _word_loop().decode(scores), _phone_loop().decode(scores)
+      for i, v, w, p in zip(chosen, values, words, phones):
+        readings[i] = self._reading(waveforms[i], v, w, p)
+    return readings
+
+  def nearest_voice(self, reading: Reading, candidates: Sequence[int]) -> int | None:
+    """The voice whose pitch and tract are nearest to those read; None where there is no voice."""
+    if not candidates or np.isnan(reading.pitch) or np.isnan(reading.tract):
+      return None
+    voices = [speaker(c) for c in candidates]
+    pitch = semitones(reading.pitch, np.array([v.f0 for v in voices])) / self.spread[0]
+    tract = np.log(reading.tract / np.array([v.tract for v in voices])) / self.spread[1]
+    return candidates[int(np.argmin(pitch**2 + tract**2))]
+
+  def _reading(self, waveform, values, words: Sequence[Span], phones: Sequence[Span]) -> Reading:
+    spoken = [s for s in words if s.unit < len(VOCABULARY)]
+    f0 = read_pitch(waveform)
+    return Reading(
+      words=tuple(VOCABULARY[s.unit] for s in spoken),
+      spans=tuple((s.start, s.end) for s in spoken),
+      phones=tuple(PHONES[s.unit] for s in phones if PHONES[s.unit] != SILENCE),
+      f0=f0,
+      tract=self._tract(values, phones),
+      pitch=mean_pitch(f0),
+    )
+
+  def _tract(self, values, phones: Sequence[Span]) -> float:
+    labels = np.zeros(len(values), np.int64)
+    for span in phones:
+      labels[span.start : span.end] = span.unit
+    off = _off_average(values, labels, self.average)
+    return float("nan") if off is None else float(np.exp(off @ self.tract))
+
+
+def fit_oracle(config: FitConfig = FitConfig()) -> SpeechOracle:
+  """Fits the oracle, in about ten seconds."""
+  rng = np.random.default_rng(config.seed)
+  drawn = [_own_utterance(rng, config, i) for i in range(config.utterances)]
+  said = [synthesise(u) for u in drawn]
+  values = [cepstra(s.waveform) for s in said]
+  mixtures = fit_mixtures(values, [_states(u) for u in drawn])
+  every, labels = np.concatenate(values), np.concatenate([s.phones for s in said])
+  average = np.stack([every[labels == p].mean(0) for p in range(len(PHONES))])
+  off = np.stack([_off_average(v, s.phones, average) for v, s in zip(values, said)])
+  tracts = np.log([speaker(u.speaker).tract for u in drawn])
+  small = 1e-3 * len(off) * np.eye(off.shape[1])
+  weights = np.linalg.solve(off.T @ off + small, off.T @ tracts)
+  heard = np.array([mean_pitch(read_pitch(s.waveform)) for s in said])
+  wrong = semitones(heard, [speaker(u.speaker).f0 for u in drawn])
+  spread = float(np.nanstd(wrong)), float(np.std(off @ weights - tracts))
+  return SpeechOracle(mixtures, average, weights, spread)
+
+
+def judge_speech(
+  oracle: SpeechOracle, reading: Reading, said: Said, *, candidates: Sequence[int] = ()
+) -> SpeechScore:
+  """Compares a reading with what should be said.
+
+  Args:
+    oracle: that read it.
+    reading: what was read.
+    said: what should be.
+    candidates: the voices among which to look for the speaker; none: not looked for.
+  """
+  phones = "".join(said.words)
+  frames = said.speech_frames or usual_frames(said.words)
+  open_voice = said.speaker is None
+  off = float("nan") if open_voice else abs(float(semitones(reading.pitch, speaker(said.speaker).f0)))
+  found = oracle.nearest_voice(reading, candidates)
+  return SpeechScore(
+    words=len(said.words),
+    word_errors=edits(reading.words, said.words),
+    phones=len(phones),
+    phone_errors=edits(reading.phones, phones),
+    pitch_error=off,
+    track_errors=np.zeros(0) if said.f0 is None else pitch_errors(reading.f0, said.f0),
+    speaker=found,
+    speaker_right=None if open_voice or not candidates else found == said.speaker,
+    duration_ratio=reading.speech_frames / frames if reading.words else float("nan"),
+  )
+
+
+def expected(utterance: Utterance, f0: Float[np.ndarray, "F"] | None = None) -> Said:
+  """What a waveform must say to be that utterance."""
+  frames = sum(s.frames for s in utterance.segments if s.phone != SILENCE)
+  return Said(
+    words=utterance.words, speaker=utterance.speaker, f0=f0, speech_frames=float(frames)
+  )
+
+
+def summarise(scores: Sequence[SpeechScore]) -> dict[str, float]:
+  """Figures over many clips; what is left open or not found in all of them is left out.
+
+  word_error and phone_error: errors by words and phones wanted; pitch_median, pitch_off: median of the
+  semitones between each clip and its speaker, and the share of clips more than one off (one without voice
+  counts); track_median, track_off: the same by frames of given tracks; speaker_error: share of clips
+  that sound like another candidate; duration_error: mean relative difference of the length of speech.
+  """
+  total = lambda name: sum(getattr(s, name) for s in scores)
+  figures = {name: total(f"{name}_errors") / total(f"{name}s") for name in ("word", "phone")}
+  figures = {f"{name}_error": value for name, value in figures.items()}
+  pitch = np.array([s.pitch_error for s in scores])
+  if not np.isnan(pitch).all():
+    figures |= {"pitch_median": float(np.nanmedian(pitch)), "pitch_off": _share_off(pitch)}
+  track = np.concatenate([s.track_errors for s in scores])
+  if len(track):
+    figures |= {"track_median": float(np.median(track)), "track_off": _share_off(track)}
+  right = [s.speaker_right for s in scores if s.speaker_right is not None]
+  if right:
+    figures["speaker_error"] = 1 - float(np.mean(right))
+  ratios = np.array([s.duration_ratio for s in scores])
+  if not np.isnan(ratios).all():
+    figures["duration_error"] = float(np.nanmean(np.abs(ratios - 1)))
+  return figures
+
+
+def edits(found: Sequence[str], wanted: Sequence[str]) -> int:
+  """The fewest replacements, omissions and additions that lead from one sequence to the other."""
+  costs = np.arange(len(wanted) + 1)
+  for i, item in enumerate(found, 1):
+    row = np.empty_like(costs)
+    row[0] = i
+    for j, other in enumerate(wanted, 1):
+      row[j] = min(costs[j] + 1, row[j - 1] + 1, costs[j - 1] + (item != other))
+    costs = row
+  return int(costs[-1])
+
+
+def _share_off(errors: np.ndarray) -> float:
+  return float(np.mean(~(errors <= 1)))
+
+
+def _own_utterance(rng: np.random.Generator, config: FitConfig, index: int) -> Utterance:
+  """Made-up words of any syllables, by one of the oracle's own voices."""
+  syllable = lambda: CONSONANTS[rng.integers(len(CONSONANTS))] + VOWELS[rng.integers(len(VOWELS))]
+  words = ["".join(syllable() for _ in range(rng.integers(2, 4))) for _ in range(3)]
+  drawn = SpeechConfig(noise_probability=config.noisy, snr_low=8.0)
+  return speak(rng, drawn, words, speaker=_VOICES[index % len(_VOICES)])
+
+
+def _states(utterance: Utterance) -> np.ndarray:
+  """The third of a phone that each frame is in; silence has one state, the first."""
+  parts = []
+  for segment in utterance.segments:
+    phone = PHONES.index(segment.phone)
+    third = np.arange(segment.frames) * _THIRDS // segment.frames
+    parts.append(third * 0 if phone == 0 else 1 + (phone - 1) * _THIRDS + third)
+  return np.concatenate(parts)
+
+
+def _phone_states(phone: str) -> list[int]:
+  index = PHONES.index(phone)
+  return [0] * _THIRDS if index == 0 else [1 + (index - 1) * _THIRDS + i for i in range(_THIRDS)]
+
+
+def _word_loop() -> Loop:
+  """Every word, and last a pause."""
+  units = [sum((_phone_states(p) for p in word), []) for word in VOCABULARY]
+  weights = [_WORD_WEIGHT] * len(VOCABULARY) + [_PAUSE_WEIGHT]
+  return Loop([*units, _phone_states(SILENCE)], weights)
+
+
+def _phone_loop() -> Loop:
+  """Every phone, in the order of `PHONES`."""
+  weights = [_PAUSE_WEIGHT if p == SILENCE else _PHONE_WEIGHT for p in PHONES]
+  return Loop([_phone_states(p) for p in PHONES], weights)
+
+
+def _scaled(mixtures: Mixtures, values: Float[np.ndarray, "F C"]) -> Float[np.ndarray, "F J"]:
+  if not len(values):
+    return np.zeros((0, len(mixtures.weights)), np.float32)
+  scores = mixtures.scores(values)
+  return (_SCALE * (scores - scores.max(-1, keepdims=True))).astype(np.float32)
+
+
+def _off_average(values, labels, average) -> Float[np.ndarray, "_"] | None:
+  """How the cepstra of the vowels differ from their average, in the mean, and a 1; None of too few."""
+  chosen = labels >= PHONES.index(VOWELS[0])
+  if chosen.sum() < _FEWEST_FRAMES:
+    return None
+  return np.append((values[chosen] - average[labels[chosen]]).mean(0), 1.0)
+
+
+def _digest(settings) -> str:
+  import hashlib
+
+  return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+
+def _pack(oracle: SpeechOracle) -> dict[str, np.ndarray]:
+  arrays = {f.name: getattr(oracle.mixtures, f.name) for f in dataclasses.fields(Mixtures)}
+  rest = {"average": oracle.average, "tract_weights": oracle.tract, "spread": oracle.spread}
+  return {**arrays, **rest}
+
+
+def _unpack(path: Path) -> SpeechOracle:
+  with np.load(path) as file:
+    mixtures = Mixtures(**{f.name: file[f.name] for f in dataclasses.fields(Mixtures)})
+    spread = tuple(float(v) for v in file["spread"])
+    return SpeechOracle(mixtures, file["average"], file["tract_weights"], spread)
