@@ -13,7 +13,6 @@ I entries of a row's drawn slots, C those of its context slots, D model width, K
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -58,6 +57,19 @@ class MediaConfig:
     t = self.tokenizer
     grid = self.understand.merged(1, t.side, t.side).grid
     return MediaShapes(scales=t.quantizer.scales, stride=t.temporal, grid=grid, window=window)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vision:
+  """A trained visual tokenizer beside the configs of both encoders.
+
+  Attributes:
+    config: see `MediaConfig`.
+    tokenizer: parameters of the visual tokenizer.
+  """
+
+  config: MediaConfig
+  tokenizer: Any
 
 
 @flax.struct.dataclass
@@ -165,8 +177,3 @@ def _starts(before: int, entries: Array, pixels: Array) -> np.ndarray:
   """First entry of each slot of one kind: all are equally long."""
   slots = pixels.shape[1]
   return before + np.arange(slots) * (entries.shape[1] // slots)
-
-
-def unboxed_understanding(config: MediaConfig, width: int, key: Array) -> Any:
-  """`initial_understanding` without axis names, for tests and tools that need no mesh."""
-  return nn.unbox(initial_understanding(config, width, key))

@@ -6,70 +6,48 @@ import functools
 import jax
 import numpy as np
 import pytest
+from small_vision import (
+  CODE,
+  CONFIG,
+  FAST,
+  LENGTH,
+  MODEL,
+  SLOTS,
+  TOKENIZER,
+  batch_of,
+  clear_params,
+  frozen_tokenizer,
+  media,
+  row_of,
+)
 
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.vision_io import bit_logits, grow_bits
 from ernie_jax.elastic.family import ElasticConfig, activate, parse_member
 from ernie_jax.elastic.slicing import slice_params
-from ernie_jax.media import TEACHER_FORCING, MediaConfig, encode
+from ernie_jax.media import TEACHER_FORCING, encode
 from ernie_jax.model import UnifiedModel, initial_bias
 from ernie_jax.objectives.history import HistoryConfig, flip_strength
 from ernie_jax.objectives.vision import vision_loss
-from ernie_jax.sequence import Drawn, Kind, RowBuilder, Seen, SlotsConfig, Text
-from ernie_jax.train.pretrain import Vision, unboxed_params
-from ernie_jax.vision.quantizer import QuantizerConfig, inputs_from_bits
-from ernie_jax.vision.tokenizer import (
-  TokenizerConfig,
-  VisualTokenizer,
-  initial_params,
-  to_float,
-)
-from ernie_jax.vision.understand import UnderstandConfig
-from ernie_jax.vision.vit import VitConfig
+from ernie_jax.sequence import Drawn, Kind, RowBuilder, Seen, Text
+from ernie_jax.train.pretrain import unboxed_params
+from ernie_jax.vision.quantizer import inputs_from_bits
+from ernie_jax.vision.tokenizer import VisualTokenizer, to_float
 
-CODE = QuantizerConfig(sides=(1, 2, 4), bits=5)
-MODEL = ModelConfig(
-  vocab_size=96, depth=2, width=16, heads=2, kv_heads=1, head_dim=8, experts=4, top_k=2,
-  expert_width=8, shared_width=8, grouped_matmul="reference", vision=CODE,
-)  # fmt: skip
-TOKENIZER = TokenizerConfig(quantizer=CODE, patch=4, widths=(8,), blocks=1, temporal=4)
-VIT = VitConfig(patch=4, grid=(4, 4), depth=1, width=8, heads=2, mlp_width=16)
-CONFIG = MediaConfig(TOKENIZER, UnderstandConfig(vit=VIT, heads=2))
-SLOTS = SlotsConfig(side=16, frames=9, drawn_images=2, drawn_videos=1, seen_images=1, seen_videos=1)
-LENGTH = 160
-FAST = {"xla_backend_optimization_level": 0}
 EXACT = dict(rtol=1e-6, atol=1e-6)
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 N = CODE.elements
 
 
-def media(seed: int, frames: int = 1) -> np.ndarray:
-  rng = np.random.default_rng(seed)
-  return rng.integers(0, 256, (frames, 16, 16, 3)).astype(np.uint8)
-
-
-def batch_of(*rows):
-  return jax.tree.map(lambda *fields: np.stack(fields), *rows)
-
-
-def row_of(*examples, length: int = LENGTH, window: int | None = None, slots=SLOTS):
-  """A row with these examples, all of which must fit."""
-  builder = RowBuilder(CONFIG.shapes(window=window), slots, length=length)
-  assert all([builder.add(items) for items in examples])
-  return builder.finish()
-
-
 @pytest.fixture(scope="module")
 def frozen():
-  return jax.jit(lambda: initial_params(TOKENIZER, jax.random.key(1)), compiler_options=FAST)()
+  return frozen_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def params(frozen):
   """Parameters in which every part matters."""
-  tree = unboxed_params(MODEL, jax.random.key(0), Vision(CONFIG, frozen))
-  rng = np.random.default_rng(0)
-  return jax.tree.map(lambda a: a * 2 + 0.1 * rng.normal(size=a.shape).astype(np.float32), tree)
+  return clear_params(frozen)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ class Cost:
   """What a model costs.
 
   Attributes:
-    params_total: all parameters but the MTP modules, which only train.
+    params_total: all parameters but the MTP modules, which only train, and the understanding path.
     params_active: those that one token uses (K of E experts).
     flops_per_token: forward and backward matrix-product FLOPs per token at the given row length,
       MTP included, recomputation not.
@@ -67,10 +67,14 @@ def model_cost(model: ModelConfig, length: int) -> Cost:
   embeddings = head if c.tie_embeddings else 2 * head
   fixed = c.depth * (attention + norms) + c.width + embeddings
   fixed += c.moe_layers * (router + shared) + c.dense_layers * dense
+  vision = 0
+  if c.vision is not None:  # sums in, bits out; besides these a vector for each scale
+    vision = 3 * c.vision.bits * c.width
+    fixed += vision + len(c.vision.sides) * c.width
   # Scores and their use: two products of length L / 2 (causal) for each query head.
   scores = 2 * 2 * (length / 2) * c.heads * c.head_dim
   used = c.depth * attention + c.moe_layers * (router + shared + c.top_k * expert)
-  used += c.dense_layers * dense + head
+  used += c.dense_layers * dense + head + vision
   forward = 2 * used + c.depth * scores
   one_mtp = 2 * (2 * c.width**2 + attention + 3 * c.width * c.mtp_width + head) + scores
   return Cost(

@@ -7,6 +7,7 @@ from typing import Protocol
 import grain
 import numpy as np
 
+from ernie_jax.sequence.media import MediaRow
 from ernie_jax.sequence.row import Row
 
 ENDLESS = 2**40  # rows: what Grain is told is the length of a source that repeats for ever
@@ -22,7 +23,7 @@ class RowSource(Protocol):
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, index: int) -> Row: ...
+  def __getitem__(self, index: int) -> Row | MediaRow: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class _Endless:
   def __len__(self) -> int:
     return ENDLESS
 
-  def __getitem__(self, index: int) -> Row:
+  def __getitem__(self, index: int) -> Row | MediaRow:
     return self.source[index]
 
 
@@ -57,8 +58,10 @@ def mix(sources: Sequence[RowSource], weights: Sequence[float]) -> grain.MapData
   return grain.MapDataset.mix(endless, weights)
 
 
-def stack_rows(rows: Sequence[Row]) -> Row:
-  """A batch [B, L] of rows [L]."""
-  return Row(
-    **{f.name: np.stack([getattr(r, f.name) for r in rows]) for f in dataclasses.fields(Row)}
-  )
+def stack_rows(rows: Sequence[Row | MediaRow]) -> Row | MediaRow:
+  """A batch [B, L] of rows [L], or of rows with media, whose slots then have a leading [B] too."""
+  stack = lambda name: [getattr(row, name) for row in rows]
+  if isinstance(rows[0], Row):
+    return Row(**{f.name: np.stack(stack(f.name)) for f in dataclasses.fields(Row)})
+  slots = lambda name: tuple(np.stack(kind) for kind in zip(*stack(name)))
+  return MediaRow(row=stack_rows(stack("row")), drawn=slots("drawn"), seen=slots("seen"))

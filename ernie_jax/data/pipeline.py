@@ -14,10 +14,12 @@ from typing import Any
 import grain
 
 from ernie_jax.data.held_out import HeldOut, held_out
+from ernie_jax.data.media_rows import MediaDataConfig, MediaRows, media_texts, open_media
 from ernie_jax.data.mixture import ENDLESS, RowSource, mix, stack_rows
 from ernie_jax.data.text_files import Pieces, TextSource, prepare
 from ernie_jax.data.text_rows import TextRows
 from ernie_jax.errors import UserError
+from ernie_jax.sequence import MediaRow, MediaShapes, RowBuilder
 from ernie_jax.sequence.row import Row
 from ernie_jax.text.tokenizer import Tokenizer
 
@@ -31,7 +33,8 @@ class DataConfig:
     rows_per_batch: rows of a batch over all hosts.
     seed: of the order of the data and of dropout.
     bpe_dropout: rate at which merges are dropped in training text (Provilkov et al., 2020).
-    sources: text sources, each with its weight.
+    sources: text sources, each with its weight; possibly none where there are media.
+    media: pictures and videos; without sources, rows are of text alone.
     data_dir: where prepared records are kept; shared by runs.
     prefetch: batches made ahead.
     threads: threads that make them. Encoding holds the interpreter lock, so more only hide file latency.
@@ -42,6 +45,7 @@ class DataConfig:
   seed: int = 0
   bpe_dropout: float = 0.0
   sources: tuple[TextSource, ...] = (TextSource(),)
+  media: MediaDataConfig = MediaDataConfig()
   data_dir: str = ".cache/data"
   prefetch: int = 4
   threads: int = 2
@@ -54,7 +58,7 @@ class DataConfig:
       raise ValueError(f"seed must not be negative, got {self.seed}")
     if not 0 <= self.bpe_dropout <= 1:
       raise ValueError(f"bpe_dropout must be in [0, 1], got {self.bpe_dropout}")
-    if not self.sources:
+    if not self.sources and not self.media.sources:
       raise ValueError("sources must not be empty")
 
 
@@ -71,13 +75,13 @@ class _HostBatches:
   def __len__(self) -> int:
     return ENDLESS // self.per_batch
 
-  def __getitem__(self, index: int) -> Row:
+  def __getitem__(self, index: int) -> Row | MediaRow:
     """The host's part of the index-th batch after `start`."""
     first = self.start + index * self.per_batch + self.host * self.per_host
     return stack_rows([self.rows[first + i] for i in range(self.per_host)])
 
 
-class Pipeline(Iterator[Row]):
+class Pipeline(Iterator[Row | MediaRow]):
   """An endless iterator of batches [rows of this host, L] over sources of rows."""
 
   def __init__(
@@ -90,8 +94,9 @@ class Pipeline(Iterator[Row]):
     hosts: int = 1,
     prefetch: int = 4,
     threads: int = 2,
+    names: Sequence[str] | None = None,
   ):
-    """Starts at row 0; `set_state` moves it.
+    """Starts at row 0; `set_state` moves it. `names` are the sources' config keys, for messages.
 
     Raises:
       UserError: the hosts cannot share a batch evenly.
@@ -102,6 +107,7 @@ class Pipeline(Iterator[Row]):
       )
     self._rows = mix(sources, weights)
     self._text = [source.fingerprint for source in sources]
+    self._names = names or [f"config.data.sources[{i}]" for i in range(len(sources))]
     self._rows_per_batch, self._host, self._hosts = rows_per_batch, host, hosts
     self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     self._next_row = 0
@@ -110,7 +116,7 @@ class Pipeline(Iterator[Row]):
   def __iter__(self) -> "Pipeline":
     return self
 
-  def __next__(self) -> Row:
+  def __next__(self) -> Row | MediaRow:
     if self._iterator is None:
       self._iterator = iter(self._batches().to_iter_dataset(self._options))
     try:
@@ -130,11 +136,12 @@ class Pipeline(Iterator[Row]):
     Raises:
       UserError: the text of a source is not what it was.
     """
-    for i, (old, new) in enumerate(zip(state["text"], self._text, strict=True)):
+    for name, old, new in zip(self._names, state["text"], self._text, strict=True):
       if old != new:
+        what = "content" if name.endswith("media") else "text"
         raise UserError(
-          f"the text of config.data.sources[{i}] has changed since the checkpoint was written, so its"
-          " place in the data is lost; use another workdir, or the text as it was"
+          f"the {what} of {name} has changed since the checkpoint was written, so its"
+          f" place in the data is lost; use another workdir, or the {what} as it was"
         )
     self.close()
     self._next_row = int(state["next_row"])
@@ -157,10 +164,40 @@ class Pipeline(Iterator[Row]):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _WithSlots:
+  """Rows of text as rows whose media slots are empty, so that all rows of a batch have one form."""
+
+  rows: RowSource
+  empty: MediaRow
+
+  @property
+  def fingerprint(self) -> str:
+    return self.rows.fingerprint
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> MediaRow:
+    return self.empty.replace(row=self.rows[index])
+
+
 def training_pipeline(
-  config: DataConfig, tokenizer: Tokenizer, *, host: int = 0, hosts: int = 1
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  *,
+  shapes: MediaShapes | None = None,
+  host: int = 0,
+  hosts: int = 1,
 ) -> Pipeline:
-  """Prepares the sources of `config` where needed and opens their training splits."""
+  """Prepares the sources of `config` where needed and opens their training splits.
+
+  Args:
+    config: text and media.
+    tokenizer: of the text.
+    shapes: how media become positions; not needed without media.
+    host, hosts: which part of each batch to make.
+  """
   sources = [
     TextRows(
       Pieces(prepare(source, config.data_dir), "train"),
@@ -171,15 +208,56 @@ def training_pipeline(
     )
     for source in config.sources
   ]
+  weights = [source.weight for source in config.sources]
+  names = [f"config.data.sources[{i}]" for i in range(len(sources))]
+  if config.media.sources:
+    empty = RowBuilder(shapes, config.media.slots, length=config.row_length).finish()
+    sources = [_WithSlots(rows, empty) for rows in sources]
+    sources.append(
+      MediaRows(
+        open_media(config.media, "train", data_dir=config.data_dir),
+        tokenizer,
+        shapes,
+        config.media,
+        length=config.row_length,
+        seed=config.seed,
+        bpe_dropout=config.bpe_dropout,
+      )
+    )
+    weights.append(config.media.weight)
+    names.append("config.data.media")
   return Pipeline(
     sources,
-    [source.weight for source in config.sources],
+    weights,
     rows_per_batch=config.rows_per_batch,
     host=host,
     hosts=hosts,
     prefetch=config.prefetch,
     threads=config.threads,
+    names=names,
   )
+
+
+def held_out_media(
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  shapes: MediaShapes,
+  *,
+  rows: int,
+  split: str = "validation",
+) -> MediaRow | None:
+  """Rows of a split of the media that training does not see, nothing left out; None without media."""
+  if not config.media.sources:
+    return None
+  made = MediaRows(
+    open_media(config.media, split, data_dir=config.data_dir),
+    tokenizer,
+    shapes,
+    config.media,
+    length=config.row_length,
+    regularise=False,
+  )
+  return stack_rows([made[i] for i in range(rows)])
 
 
 def held_out_sets(config: DataConfig, tokenizer: Tokenizer, *, max_rows: int) -> list[HeldOut]:
@@ -200,7 +278,8 @@ def held_out_sets(config: DataConfig, tokenizer: Tokenizer, *, max_rows: int) ->
 
 def training_texts(config: DataConfig, *, max_chars: int = 32_000_000) -> Iterator[str]:
   """Training text of `config` to train a tokenizer on: an equal share of each source."""
-  share = -(-max_chars // len(config.sources))
+  media = open_media(config.media, "train", data_dir=config.data_dir)
+  share = -(-max_chars // (len(config.sources) + len(media)))
   for source in config.sources:
     pieces = Pieces(prepare(source, config.data_dir), "train")
     left = share
@@ -209,3 +288,4 @@ def training_texts(config: DataConfig, *, max_chars: int = 32_000_000) -> Iterat
       left -= len(piece.text)
       if left <= 0:
         break
+  yield from media_texts(media, max_chars=share * len(media))

@@ -96,7 +96,7 @@ class FamilyReport:
       f"held-out text: {self.utf8_bytes:,} bytes, {self.tokens:,} tokens; step {self.step:,};"
       " loss in nats per token"
     )
-    return "\n".join([*_align(lines), about])
+    return "\n".join([*align(lines), about])
 
 
 def evaluate_family(
@@ -176,7 +176,7 @@ def _score_member(
   )
 
 
-def _align(lines: Sequence[tuple[str, ...]]) -> list[str]:
+def align(lines: Sequence[tuple[str, ...]]) -> list[str]:
   """Columns of equal width: the first to the left, numbers to the right, a rule below the head."""
   widths = [max(map(len, column)) for column in zip(*lines)]
   rows = []

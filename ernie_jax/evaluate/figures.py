@@ -63,16 +63,20 @@ def _numbers(value) -> np.ndarray | None:
 
 
 def write_figure(
-  path: str | os.PathLike, report: FamilyReport, metrics: Mapping[str, Series]
+  path: str | os.PathLike, report: FamilyReport | None, metrics: Mapping[str, Series]
 ) -> None:
   """Writes a PNG of the panels there is something for; without metrics that is the family's alone.
+
+  A run without text of its own has no `report` here.
 
   The file appears whole: a run is complete where its picture is.
 
   Raises:
     UserError: the file cannot be written.
   """
-  panels = [lambda axes: draw_family(axes, report)]
+  panels = [] if report is None else [lambda axes: draw_family(axes, report)]
+  if "loss/bits" in metrics:
+    panels.insert(0, lambda axes: draw_bits(axes, metrics))
   if "loss" in metrics:
     panels.insert(0, lambda axes: draw_losses(axes, metrics))
   if "router/max_over_mean" in metrics:
@@ -110,6 +114,18 @@ def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:
     rate.set_ylim(bottom=0)
     axes.set_zorder(rate.get_zorder() + 1)  # the twin would be drawn over the legend
     axes.patch.set_visible(False)
+  axes.legend(**_LEGEND, loc="upper right")
+
+
+def draw_bits(axes: Axes, metrics: Mapping[str, Series]) -> None:
+  """Training loss of the bits of pictures and videos, smoothed, and held out."""
+  steps, losses = metrics["loss/bits"]
+  (line,) = axes.plot(steps, losses, alpha=0.25, linewidth=0.8)
+  axes.plot(steps, smoothed(losses), color=line.get_color(), label="training, smoothed")
+  if "held_out/bits" in metrics:
+    axes.plot(*metrics["held_out/bits"], "o", markersize=4, color="black", label="held out")
+  axes.set(title="Pictures and videos", xlabel="step", ylabel="nats per bit")
+  axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
   axes.legend(**_LEGEND, loc="upper right")
 
 

@@ -20,10 +20,14 @@ from ernie_jax.sequence.row import Kind, Row
 
 @flax.struct.dataclass
 class Weights:
-  """A model's parameters as `decoding_config` stores them, and its routers' bias [N, E]."""
+  """A model's parameters as `decoding_config` stores them, and its routers' bias [N, E].
+
+  With vision, `tokenizer` has the parameters of the visual tokenizer.
+  """
 
   params: Any
   bias: Float[Array, "N E"]
+  tokenizer: Any = None
 
 
 def decoding_config(config: ModelConfig) -> ModelConfig:
@@ -47,7 +51,8 @@ def decoding_weights(params: Any, bias: Float[Array, "N E"], config: ModelConfig
 
   def cast(path, leaf):
     names = {part.key for part in path}
-    return leaf if names & {"scale", "router"} else leaf.astype(config.dtype)
+    # The understanding path has its own compute type.
+    return leaf if names & {"scale", "router", "understand"} else leaf.astype(config.dtype)
 
   return Weights(
     params=jax.tree_util.tree_map_with_path(cast, kept), bias=jnp.asarray(bias, jnp.float32)
@@ -55,12 +60,18 @@ def decoding_weights(params: Any, bias: Float[Array, "N E"], config: ModelConfig
 
 
 def text_block(
-  token: Int[Array, "B L"], position: Int[Array, "B L"], live: Bool[Array, "B L"]
+  token: Int[Array, "B L"],
+  position: Int[Array, "B L"],
+  live: Bool[Array, "B L"],
+  *,
+  group: Int[Array, "B L"] | None = None,
 ) -> Row:
   """Text at consecutive positions, each its own group; what is not live is padding.
 
-  `position` counts a row's live positions from 0, so padding on the left moves nothing.
+  `position` counts a row's live positions from 0, so padding on the left moves nothing. `group` is
+  the same where the row has been text alone (None); after media both count on from their own number.
   """
+  group = position if group is None else group
   number = jnp.where(live, 1, 0).astype(jnp.int32)
   position = jnp.where(live, position, 0).astype(jnp.int32)
   zeros = jnp.zeros_like(position)
@@ -69,7 +80,7 @@ def text_block(
     kind=number * int(Kind.TEXT),
     token=jnp.where(live, token, 0).astype(jnp.int32),
     position=jnp.repeat(position[..., None].astype(jnp.float32), 3, axis=-1),
-    group=position,
+    group=jnp.where(live, group, 0).astype(jnp.int32),
     example=number,
     hidden_from=zeros,
     hidden_to=zeros,

@@ -22,13 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ernie_jax import media as media_lib
 from ernie_jax.backbone.config import ModelConfig
-from ernie_jax.backbone.inputs import Active, Cache, all_active, empty_cache
+from ernie_jax.backbone.inputs import Active, Cache, Media, all_active, empty_cache
 from ernie_jax.errors import UserError
 from ernie_jax.generate import blocks
 from ernie_jax.generate.blocks import Weights
 from ernie_jax.generate.sampling import SamplingConfig, Settings, sample, settings
 from ernie_jax.model import UnifiedModel, text_logits
+from ernie_jax.sequence.media import MediaRow
 from ernie_jax.sequence.row import Row
 
 CHUNK = 16  # tokens of one call of the loop: text appears in such pieces
@@ -52,6 +54,7 @@ class State:
     cache: of everything but the last token.
     token: int32 [B], each row's last token.
     position: int32 [B], the position that token will take.
+    group: int32 [B], its group: the position where the row has been text alone.
     done: bool [B], rows that drew a stop token.
     step: int32 [], tokens drawn so far.
   """
@@ -59,6 +62,7 @@ class State:
   cache: Cache
   token: Int[Array, "B"]
   position: Int[Array, "B"]
+  group: Int[Array, "B"]
   done: Bool[Array, "B"]
   step: Int[Array, ""]
 
@@ -89,9 +93,12 @@ class Decoder:
   Attributes:
     config: the model's config as it is decoded (all layers unrolled).
     cache_length: positions that a row's prompt and continuation may fill together.
+    media: the encoders' configs, for prompts with pictures and videos; None without them.
   """
 
-  def __init__(self, config: ModelConfig, *, cache_length: int):
+  def __init__(
+    self, config: ModelConfig, *, cache_length: int, media: media_lib.MediaConfig | None = None
+  ):
     """Compiles nothing yet.
 
     Raises:
@@ -101,14 +108,19 @@ class Decoder:
       raise ValueError(f"cache_length must be at least 2, got {cache_length}")
     self.config = blocks.decoding_config(config)
     self.cache_length = cache_length
+    self.media = media
     self._model = UnifiedModel(self.config)
     self._load = jax.jit(lambda params, bias: blocks.decoding_weights(params, bias, config))
     self._prefill = jax.jit(self._prefill_function)
+    self._prefill_media = jax.jit(self._prefill_media_function)
     self._advance = jax.jit(self._advance_function, donate_argnames="state")
 
-  def load(self, params: Any, bias: Float[Array, "N E"]) -> Weights:
-    """Parameters (those under "params") and router bias, arranged for this decoder: a copy."""
-    return self._load(params, bias)
+  def load(self, params: Any, bias: Float[Array, "N E"], tokenizer: Any = None) -> Weights:
+    """Parameters (those under "params") and router bias, arranged for this decoder: a copy.
+
+    `tokenizer`: parameters of the visual tokenizer, for prompts with media.
+    """
+    return self._load(params, bias).replace(tokenizer=jax.tree.map(jnp.asarray, tokenizer))
 
   def generate(
     self,
@@ -167,6 +179,38 @@ class Decoder:
     tokens = blocks.pad_left(prompts, length)
     live = np.arange(length) >= length - np.array([[len(p)] for p in prompts])
     state, piece = self._prefill(weights, tokens, live, request, active)
+    yield from self._continue(weights, state, piece, max_new_tokens, request, active)
+
+  def stream_media(
+    self,
+    weights: Weights,
+    batch: MediaRow,
+    *,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    stop_ids: Iterable[int] = (),
+    banned: Bool[np.ndarray, "V"] | None = None,
+    active: Active | None = None,
+  ) -> Iterator[Generated]:
+    """`stream` for prompts with pictures and videos, from `prompts.prompt_batch`.
+
+    Raises:
+      UserError: more positions than the cache holds.
+    """
+    used = batch.row.kind.shape[1]
+    if used + max_new_tokens > self.cache_length:
+      raise UserError(
+        f"the prompt's {used} positions and max_new_tokens={max_new_tokens} do not fit in a cache of"
+        f" {self.cache_length}; lower max_new_tokens or raise cache_length"
+      )
+    request = self._request(sampling, stop_ids, banned)
+    state, piece = self._prefill_media(weights, batch, request, active)
+    yield from self._continue(weights, state, piece, max_new_tokens, request, active)
+
+  def _continue(
+    self, weights, state: State, piece: Generated, max_new_tokens: int, request: Request, active
+  ) -> Iterator[Generated]:
+    """The prefill's token, then the loop's."""
     yield jax.device_get(piece)
     left = max_new_tokens - 1
     while left > 0 and not np.all(state.done):
@@ -222,12 +266,17 @@ class Decoder:
     return Request(how=settings(sampling), banned=jnp.asarray(banned), stops=jnp.asarray(stops))
 
   def _run(
-    self, weights: Weights, block: Row, active: Active | None, cache: Cache
+    self,
+    weights: Weights,
+    block: Row,
+    active: Active | None,
+    cache: Cache,
+    media: Media | None = None,
   ) -> tuple[Float[Array, "B V"], Cache]:
     """Logits after the block's last position, and the cache with the block in it."""
     if active is None:
       active = all_active(self.config, block.kind.shape[0])
-    out = self._model.apply({"params": weights.params}, block, weights.bias, active, cache)
+    out = self._model.apply({"params": weights.params}, block, weights.bias, active, cache, media)
     return text_logits(out.hidden[:, -1], weights.params, self.config), out.cache
 
   def _prefill_function(self, weights, tokens, live, request, active):
@@ -235,10 +284,26 @@ class Decoder:
     position = jnp.cumsum(live, axis=1, dtype=jnp.int32) - 1
     cache = empty_cache(self.config, rows, self.cache_length)
     logits, cache = self._run(weights, blocks.text_block(tokens, position, live), active, cache)
+    return self._first(cache, logits, position[:, -1], position[:, -1], request)
+
+  def _prefill_media_function(self, weights, batch: MediaRow, request, active):
+    row = jax.tree.map(jnp.asarray, batch.row)
+    encoded = media_lib.encode(
+      weights.params, weights.tokenizer, batch, config=self.media, model=self.config
+    )
+    cache = empty_cache(self.config, row.kind.shape[0], self.cache_length)
+    logits, cache = self._run(weights, row, active, cache, encoded.media)
+    position = row.position[:, -1, 0].astype(jnp.int32)  # text: t = h = w
+    return self._first(cache, logits, position, row.group[:, -1], request)
+
+  def _first(self, cache: Cache, logits, position, group, request) -> tuple[State, Generated]:
+    """The state after a prompt whose last token has this position and group, and the first new token."""
+    rows = logits.shape[0]
     state = State(
       cache=cache,
       token=jnp.zeros((rows,), jnp.int32),
-      position=position[:, -1],
+      position=position,
+      group=group,
       done=jnp.zeros((rows,), bool),
       step=jnp.zeros((), jnp.int32),
     )
@@ -266,7 +331,12 @@ class Decoder:
     def one(loop):
       i, state, made = loop
       live = ~state.done
-      block = blocks.text_block(state.token[:, None], state.position[:, None], live[:, None])
+      block = blocks.text_block(
+        state.token[:, None],
+        state.position[:, None],
+        live[:, None],
+        group=state.group[:, None],
+      )
       logits, cache = self._run(weights, block, active, state.cache)
       state, logprob = _draw(state.replace(cache=cache), logits, request)
       made = Generated(
@@ -291,6 +361,7 @@ def _draw(
   state = state.replace(
     token=token,
     position=state.position + 1,
+    group=state.group + 1,
     done=state.done | request.stops[token],
     step=state.step + 1,
   )

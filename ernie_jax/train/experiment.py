@@ -19,6 +19,7 @@ from ernie_jax.sharding.mesh import MeshConfig
 from ernie_jax.train.loop import TrainConfig
 from ernie_jax.train.pretrain import ObjectiveConfig
 from ernie_jax.train.schedule import ScheduleConfig
+from ernie_jax.vision.understand import UnderstandConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,20 @@ class TextConfig:
   def __post_init__(self):
     if self.training_chars < 1:
       raise ValueError(f"training_chars must be at least 1, got {self.training_chars}")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+  """How pixels become what the model reads; of no effect where `config.model.vision` is None.
+
+  Attributes:
+    tokenizer: the workdir of a trained visual tokenizer. It is copied into the first checkpoint, and not
+      needed after that.
+    understand: the encoder of pictures and videos that are looked at.
+  """
+
+  tokenizer: str = ""
+  understand: UnderstandConfig = UnderstandConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +77,7 @@ class Experiment:
   Attributes:
     name: for people.
     seed: of parameters and of every draw; the data has its own.
-    text, data, model, elastic, objective, train, mesh, evaluation: see their classes.
+    text, data, model, vision, elastic, objective, train, mesh, evaluation: see their classes.
   """
 
   name: str = "experiment"
@@ -70,6 +85,7 @@ class Experiment:
   text: TextConfig = TextConfig()
   data: DataConfig = DataConfig()
   model: ModelConfig = ModelConfig(vocab_size=4096)
+  vision: VisionConfig = VisionConfig()
   elastic: ElasticConfig = ElasticConfig()
   objective: ObjectiveConfig = ObjectiveConfig()
   train: TrainConfig = TrainConfig(steps=1000, schedule=ScheduleConfig())
@@ -82,13 +98,17 @@ class Experiment:
       raise ValueError(
         f"model.vocab_size must be above {RESERVED_IDS + 256}: reserved ids and bytes"
       )
+    if self.data.media.sources and self.model.vision is None:
+      raise UserError(
+        "config.data.media has sources, but config.model.vision is None: the model has no vision"
+      )
     if self.mesh.stage != 1:
       raise UserError("config.mesh.stage must be 1")
 
 
 def default_config() -> ml_collections.ConfigDict:
   """A ConfigDict with every key of an experiment at its default."""
-  return ml_collections.ConfigDict(_plain(Experiment()))
+  return ml_collections.ConfigDict(plain(Experiment()))
 
 
 def make_tiny(config: ml_collections.ConfigDict) -> None:
@@ -121,10 +141,10 @@ def build_experiment(values: Any) -> Experiment:
   return config_lib.build(Experiment, dict(values), path="config")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """Dataclasses as dicts; tuples stay tuples, which is what flags can override."""
   if dataclasses.is_dataclass(value):
-    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   if isinstance(value, tuple):
-    return tuple(_plain(v) for v in value)
+    return tuple(plain(v) for v in value)
   return value

@@ -1,7 +1,8 @@
 """A trained model on disk: what every tool that is not the trainer reads and writes.
 
 A workdir holds `config.json` (the experiment as it was built) and `checkpoints/STEP` with at least
-`params` and `variables` (the routers' bias and measured use); the tokenizer is an asset beside them.
+`params` and `variables` (the routers' bias and measured use); the text tokenizer is an asset beside them.
+A model with vision keeps its visual tokenizer's parameters in `variables` and its shape as an asset.
 Training adds optimizer state; a sliced or converted model has none and is otherwise the same.
 """
 
@@ -16,11 +17,15 @@ from ernie_jax import config as config_lib
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
+from ernie_jax.media import MediaConfig, Vision
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train import checkpoint
+from ernie_jax.vision.tokenizer import TokenizerConfig
+from ernie_jax.vision.understand import UnderstandConfig
 from ernie_jax.whole_file import written_whole
 
 TOKENIZER = "tokenizer.model"
+VISUAL_TOKENIZER = "visual_tokenizer.json"
 
 
 @dataclasses.dataclass
@@ -34,6 +39,7 @@ class SavedModel:
     bias, usage: float32 [N, E], the routers' bias and the measured use of their experts.
     tokenizer: None for an imported checkpoint that has its own.
     step: the training step it was saved at.
+    vision: the visual tokenizer and the encoders' configs; None without vision.
   """
 
   config: dict[str, Any]
@@ -44,6 +50,7 @@ class SavedModel:
   usage: np.ndarray
   tokenizer: Tokenizer | None
   step: int
+  vision: Vision | None = None
 
 
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -97,7 +104,41 @@ def load_model(workdir: str | pathlib.Path, *, step: int | None = None) -> Saved
     usage=variables["usage"],
     tokenizer=Tokenizer.load(asset) if asset.exists() else None,
     step=step,
+    vision=_vision(folder, values, variables),
   )
+
+
+def read_media_config(folder: pathlib.Path, values: dict[str, Any]) -> MediaConfig | None:
+  """The encoders' configs of a folder of checkpoints; None where it has no visual tokenizer.
+
+  Raises:
+    UserError: they cannot be read.
+  """
+  path = folder / "assets" / VISUAL_TOKENIZER
+  if not path.exists():
+    return None
+  try:
+    stored = json.loads(path.read_text())
+  except (OSError, ValueError) as e:
+    raise UserError(f"cannot read {path}: {e}") from e
+  understand = values.get("vision", {}).get("understand", {})
+  return MediaConfig(
+    tokenizer=config_lib.build(TokenizerConfig, stored, path=str(path)),
+    understand=config_lib.build(UnderstandConfig, understand, path="config.vision.understand"),
+  )
+
+
+def write_media_config(folder: pathlib.Path, tokenizer: TokenizerConfig) -> None:
+  """Stores the shape of the visual tokenizer beside the checkpoints."""
+  with written_whole(folder / "assets" / VISUAL_TOKENIZER) as part:
+    part.write_text(json.dumps(config_lib.to_dict(tokenizer), indent=2) + "\n")
+
+
+def _vision(folder: pathlib.Path, values: dict, variables: dict) -> Vision | None:
+  config = read_media_config(folder, values)
+  if config is None or variables.get("tokenizer") is None:
+    return None
+  return Vision(config=config, tokenizer=variables["tokenizer"])
 
 
 def save_model(workdir: str | pathlib.Path, saved: SavedModel) -> None:
@@ -114,6 +155,9 @@ def save_model(workdir: str | pathlib.Path, saved: SavedModel) -> None:
   values["elastic"] = config_lib.to_dict(saved.elastic)
   write_config(workdir, values)
   state = {"params": saved.params, "variables": {"bias": saved.bias, "usage": saved.usage}}
+  if saved.vision is not None:
+    state["variables"]["tokenizer"] = saved.vision.tokenizer
+    write_media_config(folder, saved.vision.config.tokenizer)
   if saved.tokenizer is not None:
     saved.tokenizer.save(folder / "assets" / TOKENIZER)
   with checkpoint.Checkpoints(str(folder)) as checkpoints:

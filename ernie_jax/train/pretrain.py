@@ -81,20 +81,6 @@ def initial_variables(model: ModelConfig, tokenizer: Any = None) -> Variables:
   return Variables(bias=initial_bias(model), usage=usage, tokenizer=tokenizer)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Vision:
-  """What pre-training with media needs besides the model.
-
-  Attributes:
-    config: the tokenizer's and the understanding path's.
-    tokenizer: parameters of the trained visual tokenizer.
-
-  """
-
-  config: media_lib.MediaConfig
-  tokenizer: Any
-
-
 class Pretrain:
   """The `Task` of pre-training, continued training and specialists (an ElasticConfig of ones)."""
 
@@ -103,7 +89,7 @@ class Pretrain:
     model: ModelConfig,
     elastic: ElasticConfig,
     objective: ObjectiveConfig,
-    vision: Vision | None = None,
+    vision: media_lib.Vision | None = None,
   ):
     if vision is not None and vision.config.tokenizer.quantizer != model.vision:
       raise ValueError(
@@ -199,7 +185,7 @@ def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Ar
   }
 
 
-def unboxed_params(model: ModelConfig, key: Array, vision: Vision | None = None) -> Any:
+def unboxed_params(model: ModelConfig, key: Array, vision: media_lib.Vision | None = None) -> Any:
   """Fresh parameters without logical axis names, for tests and tools that need no mesh."""
   plain = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
   task = Pretrain(model, plain, ObjectiveConfig(), vision)

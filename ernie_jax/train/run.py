@@ -14,20 +14,35 @@ from jax.experimental import multihost_utils
 
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
-from ernie_jax.data.held_out import HeldOut
-from ernie_jax.data.pipeline import held_out_sets, training_pipeline, training_texts
+from ernie_jax.data.media_rows import open_media
+from ernie_jax.data.pipeline import (
+  held_out_media,
+  held_out_sets,
+  training_pipeline,
+  training_texts,
+)
 from ernie_jax.data.text_files import Pieces, prepare
 from ernie_jax.elastic.family import members_of
 from ernie_jax.errors import UserError
+from ernie_jax.media import MediaConfig, Vision
+from ernie_jax.sequence.media import MediaShapes
 from ernie_jax.sharding import distributed
 from ernie_jax.sharding.mesh import make_mesh
 from ernie_jax.sharding.rules import validate_model
 from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
 from ernie_jax.train import checkpoint, loop
 from ernie_jax.train.experiment import Experiment
-from ernie_jax.train.model_io import TOKENIZER, read_config, write_config
+from ernie_jax.train.model_io import (
+  TOKENIZER,
+  read_config,
+  read_media_config,
+  write_config,
+  write_media_config,
+)
 from ernie_jax.train.pretrain import Pretrain
 from ernie_jax.train.state import TrainState
+from ernie_jax.train.tokenizer_io import load_tokenizer
+from ernie_jax.vision.quantizer import QuantizerConfig
 
 REPORT = "report.png"  # written last, so where it is the run is complete
 _UNWRITABLE = {
@@ -48,7 +63,7 @@ def run_experiment(
       written.
     Stopped: after SIGTERM.
   """
-  with _writing(workdir):
+  with writing(workdir):
     finished = max(checkpoint.steps(workdir / "checkpoints"), default=0)
     mesh = make_mesh(experiment.mesh)
     _check_mesh(experiment, mesh)
@@ -56,6 +71,7 @@ def run_experiment(
       _check_same_experiment(experiment, workdir)
     _check_data(experiment)
     tokenizer = get_tokenizer(experiment, workdir)
+    vision = get_vision(experiment, workdir)
     if jax.process_index() == 0:
       write_config(workdir, config_lib.to_dict(experiment))
       print(describe(experiment, mesh, finished), flush=True)
@@ -64,20 +80,26 @@ def run_experiment(
       print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
     else:
       (workdir / REPORT).unlink(missing_ok=True)  # it tells of an earlier step
-      train_experiment(experiment, workdir, tokenizer, mesh)
+      train_experiment(experiment, workdir, tokenizer, mesh, vision)
     # A report that is there after training was asked for meanwhile, of a step before the last.
     if with_report and not (complete and (workdir / REPORT).exists()):
       _final_report(workdir)
 
 
 def train_experiment(
-  experiment: Experiment, workdir: pathlib.Path, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  tokenizer: Tokenizer,
+  mesh: jax.sharding.Mesh,
+  vision: Vision | None = None,
 ) -> TrainState:
   """The training stage; resumes from the newest checkpoint."""
   part = distributed.host_slice(mesh)
-  data = training_pipeline(experiment.data, tokenizer, host=part.index, hosts=part.count)
-  held_out = held_out_sets(experiment.data, tokenizer, max_rows=experiment.evaluation.rows)
-  task = Pretrain(experiment.model, experiment.elastic, experiment.objective)
+  shapes = media_shapes(experiment, vision)
+  data = training_pipeline(
+    experiment.data, tokenizer, shapes=shapes, host=part.index, hosts=part.count
+  )
+  task = Pretrain(experiment.model, experiment.elastic, experiment.objective, vision)
   length = experiment.data.row_length
   run = loop.Run(
     task=task,
@@ -89,7 +111,7 @@ def train_experiment(
     dtype=experiment.model.dtype,
     mesh=mesh,
     mesh_config=experiment.mesh,
-    evaluate=_held_out_loss(experiment, held_out),
+    evaluate=_held_out_loss(experiment, tokenizer, vision),
   )
   try:
     return loop.train(experiment.train, run)
@@ -153,18 +175,89 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh, finished: int) -> 
     f" {e.train.ramp.end} micro-batch(es) a step",
     f"training    steps {finished} to {e.train.steps},"
     f" {cost.flops_per_token / 1e6:.1f} MFLOP a token, {e.model.dtype}",
+    *_describe_media(e),
     f"devices     {mesh.size} x {jax.devices()[0].device_kind}" + (f" as {axes}" if axes else ""),
   ]
   return "\n".join(lines)
 
 
-def _held_out_loss(experiment: Experiment, held_out: list[HeldOut]):
-  """Loss of the full model on a few held-out rows, while training."""
+def _describe_media(experiment: Experiment) -> list[str]:
+  media = experiment.data.media
+  if not media.sources:
+    return []
+  labels = ", ".join(source.label for source in media.sources)
+  return [f"media       {labels}; {_code(experiment.model.vision)}"]
+
+
+def media_shapes(experiment: Experiment, vision: Vision | None) -> MediaShapes | None:
+  """How this experiment's media become positions; None without vision."""
+  return None if vision is None else vision.config.shapes(window=experiment.data.media.look_back)
+
+
+def get_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision | None:
+  """The frozen visual tokenizer: that of the newest checkpoint, or on the first run the config's.
+
+  Raises:
+    UserError: it is not there, or does not fit the config.
+  """
+  e, folder = experiment, workdir / "checkpoints"
+  if e.model.vision is None:
+    return None
+  if checkpoint.steps(folder):
+    config = read_media_config(folder, config_lib.to_dict(e))
+    if config is None:
+      raise UserError(f"--workdir: {workdir} holds a checkpoint without a visual tokenizer")
+    return Vision(config, checkpoint.load_params(folder, subtree="variables/tokenizer"))
+  if not e.vision.tokenizer:
+    raise UserError("config.vision.tokenizer must be the workdir of a trained visual tokenizer")
+  saved = load_tokenizer(e.vision.tokenizer)
+  if saved.config.quantizer != e.model.vision:
+    raise UserError(
+      f"config.model.vision is {_code(e.model.vision)}, but the tokenizer in {e.vision.tokenizer} has"
+      f" {_code(saved.config.quantizer)}"
+    )
+  try:
+    config = MediaConfig(tokenizer=saved.config, understand=e.vision.understand)
+    slots = e.data.media.slots
+    if e.data.media.sources:
+      if slots.side != saved.config.side:
+        raise ValueError(f"the tokenizer reads {saved.config.side} pixels a side, not {slots.side}")
+      if slots.drawn_videos or slots.seen_videos:
+        saved.config.latent_frames(slots.frames)
+      config.shapes()
+  except ValueError as error:
+    raise UserError(f"config.vision: {error}") from error
+  if jax.process_index() == 0:
+    write_media_config(folder, saved.config)
+  return Vision(config, saved.params)
+
+
+def _code(code: QuantizerConfig) -> str:
+  return f"{code.bits} bits on the sides {','.join(map(str, code.sides))}"
+
+
+def _held_out_loss(experiment: Experiment, tokenizer: Tokenizer, vision: Vision | None):
+  """Losses of the full model on a few held-out rows of text and of media, while training."""
+  from ernie_jax.evaluate import held_out_media as media_scores
   from ernie_jax.evaluate.held_out import score
 
+  e, count = experiment, experiment.evaluation.rows
+  texts = held_out_sets(e.data, tokenizer, max_rows=count)
+  media = None
+  if e.data.media.sources:
+    media = held_out_media(e.data, tokenizer, media_shapes(e, vision), rows=count)
+
   def evaluate(state: TrainState) -> dict[str, float]:
-    found = score(state.params, state.variables.bias, held_out, model=experiment.model)
-    return {"held_out/loss": found.loss, "held_out/bits_per_byte": found.bits_per_byte}
+    metrics = {}
+    if texts:
+      found = score(state.params, state.variables.bias, texts, model=e.model)
+      metrics |= {"held_out/loss": found.loss, "held_out/bits_per_byte": found.bits_per_byte}
+    if media is not None:
+      seen = media_scores.score(
+        state.params, state.variables, media, model=e.model, config=vision.config
+      )
+      metrics |= {"held_out/media_text": seen.text, "held_out/bits": seen.bits}
+    return metrics
 
   return evaluate
 
@@ -180,14 +273,16 @@ def _final_report(workdir: pathlib.Path) -> None:
 
 # What a run may change when it goes on: where and how fast, but not what is computed.
 _FREE = {
-  "data": ("data_dir", "prefetch", "threads"),
+  "data": ("data_dir", "prefetch", "threads", "cache_mb"),
+  "vision": ("tokenizer",),
   "model": ("remat", "scan", "attention", "grouped_matmul"),
 }
 
 
 def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> None:
   """A checkpoint must be of this model, data and seed; how long and how fast may change."""
-  found = _difference(experiment, read_config(workdir), ("model", "text", "data", "seed"))
+  sections = ("model", "text", "data", "vision", "seed")
+  found = _difference(experiment, read_config(workdir), sections)
   if found:
     raise UserError(
       f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
@@ -198,18 +293,22 @@ def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> Non
 def _difference(experiment: Experiment, old: dict[str, Any], sections: Sequence[str]) -> str:
   """`KEY was OLD, is NEW` of the first key of `sections` that differs; empty if none does."""
   new = config_lib.to_dict(experiment)
+  # Keys that the old config was written without had their defaults.
+  known = {key: value for key, value in old.items() if key in new}
+  old = config_lib.to_dict(config_lib.build(Experiment, known, path="config"))
   for section in sections:
     free = _FREE.get(section, ())
-    found = _first_difference(old.get(section), new[section], f"config.{section}", free)
+    found = first_difference(old.get(section), new[section], f"config.{section}", free)
     if found:
       return found
   return ""
 
 
-def _first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
+def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
+  """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does."""
   if isinstance(old, dict) and isinstance(new, dict):
     for key in new:
-      found = _first_difference(old.get(key), new[key], f"{path}.{key}") if key not in free else ""
+      found = first_difference(old.get(key), new[key], f"{path}.{key}") if key not in free else ""
       if found:
         return found
     return ""
@@ -222,12 +321,14 @@ def _check_data(experiment: Experiment) -> None:
     build = prepare(source, experiment.data.data_dir)
     for side in ("train", "validation"):
       Pieces(build, side)
+  for split in ("train", "validation"):
+    open_media(experiment.data.media, split, data_dir=experiment.data.data_dir)
   if experiment.text.tokenizer:
     Tokenizer.load(experiment.text.tokenizer)
 
 
 @contextlib.contextmanager
-def _writing(workdir: pathlib.Path):
+def writing(workdir: pathlib.Path):
   """A full or read-only disk is told in one line; what is complete there stays as it is."""
   try:
     yield

@@ -66,9 +66,9 @@ def test_report_writes_the_json_and_the_picture_and_prints_the_table(
     assert (m["params_total"], m["params_active"]) == (cost.params_total, cost.params_active)
     assert m["decode_tokens_per_s"] == 1000 * shape.depth + 16
   full = score(saved.params, saved.bias, held_out, model=saved.model)
-  assert found.members[0].loss == pytest.approx(full.loss, rel=1e-5)
-  assert found.members[0].bits_per_byte == pytest.approx(full.bits_per_byte, rel=1e-5)
-  assert found.utf8_bytes == full.utf8_bytes
+  assert found.text.members[0].loss == pytest.approx(full.loss, rel=1e-5)
+  assert found.text.members[0].bits_per_byte == pytest.approx(full.bits_per_byte, rel=1e-5)
+  assert found.text.utf8_bytes == full.utf8_bytes
   table, sample = capsys.readouterr().out.split("a sample of the full model, after 'def '")
   assert found.to_text() in table
   assert "  | " in sample

@@ -1,0 +1,291 @@
+"""Packed rows of pictures, videos and text with random access: row i follows from the config and i alone.
+
+Row i draws sources by weight, examples of them (with replacement, so that no row depends on another), a task that
+the example can serve, and its words, until some draws in a row no longer fit. So the state of a
+reader is one row number, any host can make any row, and a resumed run sees exactly the rows it would have seen.
+
+Gotcha: what no longer fits is dropped, so short tasks come a little more often than their weights say.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ernie_jax.data import media_tasks
+from ernie_jax.data.media_example import MediaExample
+from ernie_jax.data.media_files import MediaFolder
+from ernie_jax.data.media_sources import Examples, MediaSource, open_examples
+from ernie_jax.data.media_tfds import MediaTfds
+from ernie_jax.data.world.scenes import WorldSource
+from ernie_jax.errors import UserError
+from ernie_jax.sequence import (
+  Drawn,
+  Item,
+  LayoutOptions,
+  MediaRow,
+  MediaShapes,
+  RowBuilder,
+  SlotsConfig,
+)
+from ernie_jax.text.tokenizer import Tokenizer
+
+_MISSES = 4  # draws that do not fit before a row is called full: our choice
+_ROWS_OF_AN_EPOCH = 1 << 20  # there are no epochs; a mixture wants a length
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskWeights:
+  """How often each task is drawn, relative to the others that an example can serve.
+
+  Attributes:
+    draw: caption -> picture or video.
+    describe: picture or video -> caption.
+    answer: a question about a picture or video.
+    extend: a picture -> the video that it begins.
+    document: text with pictures in it.
+  """
+
+  draw: float = 4.0
+  describe: float = 3.0
+  answer: float = 3.0
+  extend: float = 1.0
+  document: float = 1.0
+
+  def __post_init__(self):
+    weights = dataclasses.astuple(self)
+    if min(weights) < 0 or not sum(weights):
+      raise ValueError(f"task weights must not be negative, and not all 0, got {list(weights)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaDataConfig:
+  """Pictures and videos in the training rows.
+
+  Attributes:
+    worlds, folders, tfds: the sources, each with its weight.
+    slots: of every row.
+    tasks: what is learnt from an example.
+    weight: share of rows with media, relative to the text sources.
+    no_caption: how often a picture or video is drawn without its caption, for guidance.
+    drop_frame: how often a latent frame of a drawn video is hidden from later ones (VideoAR).
+    window: latent frames that a drawn frame looks back; -1: all of them.
+    coordinates, scale_weights: see `LayoutOptions`.
+    cache_mb: memory in which examples that were read are kept.
+  """
+
+  worlds: tuple[WorldSource, ...] = ()
+  folders: tuple[MediaFolder, ...] = ()
+  tfds: tuple[MediaTfds, ...] = ()
+  slots: SlotsConfig = SlotsConfig()
+  tasks: TaskWeights = TaskWeights()
+  weight: float = 1.0
+  no_caption: float = 0.1
+  drop_frame: float = 0.1
+  window: int = 4
+  coordinates: str = "unit"
+  scale_weights: str = "inverse_sqrt_area"
+  cache_mb: int = 1024
+
+  def __post_init__(self):
+    for name in ("no_caption", "drop_frame"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+    if self.window < -1:
+      raise ValueError(f"window must be -1 (no limit) or more, got {self.window}")
+    if not self.weight > 0:
+      raise ValueError(f"weight must be positive, got {self.weight}")
+    if self.cache_mb < 0:
+      raise ValueError(f"cache_mb must not be negative, got {self.cache_mb}")
+    for source in self.sources:
+      if source.side != self.slots.side:
+        raise ValueError(f"slots.side is {self.slots.side}, but {source.label} has {source.side}")
+    self.options()
+
+  @property
+  def sources(self) -> tuple[MediaSource, ...]:
+    """All of them; none: rows without media."""
+    return (*self.worlds, *self.folders, *self.tfds)
+
+  def options(self) -> LayoutOptions:
+    """How rows are laid out."""
+    return LayoutOptions(coordinates=self.coordinates, scale_weights=self.scale_weights)
+
+  @property
+  def look_back(self) -> int | None:
+    """`window` as `VisionTarget` takes it."""
+    return None if self.window < 0 else self.window
+
+
+class MediaRows:
+  """Rows of one split; see the module docstring. `len` is a formality: every row i >= 0 is defined."""
+
+  def __init__(
+    self,
+    sources: Sequence[Examples],
+    tokenizer: Tokenizer,
+    shapes: MediaShapes,
+    config: MediaDataConfig,
+    *,
+    length: int,
+    seed: int = 0,
+    regularise: bool = True,
+    bpe_dropout: float = 0.0,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      sources: opened, one for each of `config.sources`.
+      tokenizer: encodes captions and the like.
+      shapes: how media become positions.
+      config: slots, tasks and how often what is left out.
+      length: positions of a row.
+      seed: of every draw.
+      regularise: whether captions and frames are left out, as in training.
+      bpe_dropout: rate; see `Tokenizer.encode_words`.
+    """
+    self._sources, self.tokenizer, self.shapes, self.config = sources, tokenizer, shapes, config
+    self.length, self._seed = length, seed
+    self._regularise, self._bpe_dropout = regularise, bpe_dropout
+    weights = np.array([source.weight for source in config.sources], np.float64)
+    self._shares = weights / weights.sum()
+    self._kept: dict[tuple[int, int], MediaExample] = {}
+    self._room = config.cache_mb << 20
+    names = "/".join(source.fingerprint for source in sources)
+    self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
+
+  def __len__(self) -> int:
+    return _ROWS_OF_AN_EPOCH
+
+  def __getitem__(self, index: int) -> MediaRow:
+    """Row `index`.
+
+    Raises:
+      UserError: an example does not fit into an empty row, or has too few frames for a slot.
+    """
+    rng = np.random.default_rng([self._seed, index])
+    c = self.config
+    builder = RowBuilder(self.shapes, c.slots, length=self.length, options=c.options())
+    added = misses = 0
+    while misses < _MISSES:
+      example = self._example(rng)
+      if builder.add(self._items(example, rng)):
+        added += 1
+        continue
+      misses += 1
+      if not added:
+        raise UserError(
+          f"{example.name} does not fit into a row: raise config.data.row_length ({self.length}) or the"
+          f" slots of config.data.media.slots ({', '.join(map(str, c.slots.counts))})"
+        )
+    return builder.finish()
+
+  def _example(self, rng: np.random.Generator) -> MediaExample:
+    source = int(rng.choice(len(self._sources), p=self._shares))
+    index = int(rng.integers(len(self._sources[source])))
+    kept = self._kept.get((source, index))
+    if kept is None:
+      kept = self._sources[source][index]
+      if kept.media.nbytes <= self._room:
+        self._room -= kept.media.nbytes
+        self._kept[source, index] = kept
+    return kept
+
+  def _items(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
+    """One task of those that the example can serve."""
+    weights = dataclasses.asdict(self.config.tasks)
+    moves = example.frames > 1
+    can = {
+      "draw": True,
+      "describe": bool(example.captions),
+      "answer": bool(example.questions),
+      "extend": moves,
+      "document": example.document is not None,
+    }
+    names = [name for name in can if can[name] and weights[name] > 0]
+    if not names:
+      names = ["draw"]
+    shares = np.array([weights[name] or 1.0 for name in names])
+    task = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    return getattr(self, f"_{task}")(example, rng)
+
+  def _draw(self, example: MediaExample, rng: np.random.Generator, *, given: int = 0) -> list[Item]:
+    words = self._caption(example, rng)
+    if self._regularise and rng.random() < self.config.no_caption:
+      words = []
+    media = self._frames(example)
+    frames = self.shapes.latent_frames(len(media))
+    dropped = ()
+    if self._regularise and frames > 1:
+      hidden = rng.random(frames) < self.config.drop_frame
+      dropped = tuple(np.flatnonzero(hidden).tolist())
+    return media_tasks.draw(words, Drawn(media, given=given, dropped=dropped))
+
+  def _extend(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
+    return self._draw(example, rng, given=1)
+
+  def _describe(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
+    return media_tasks.describe(self._frames(example), self._caption(example, rng))
+
+  def _answer(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
+    chosen = example.questions[int(rng.integers(len(example.questions)))]
+    question, answer = self._encode(chosen.question, rng), self._encode(chosen.answer, rng)
+    return media_tasks.answer(self._frames(example), question, answer)
+
+  def _document(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
+    texts = [self._encode(text, rng) for text in example.document.texts]
+    return media_tasks.document(texts, example.document.pictures)
+
+  def _caption(self, example: MediaExample, rng: np.random.Generator) -> list[int]:
+    if not example.captions:
+      return []
+    return self._encode(example.captions[int(rng.integers(len(example.captions)))], rng)
+
+  def _encode(self, text: str, rng: np.random.Generator) -> list[int]:
+    if self._regularise and self._bpe_dropout > 0:
+      return self.tokenizer.encode(text, dropout=self._bpe_dropout, rng=rng).tolist()
+    return self.tokenizer.encode(text).tolist()
+
+  def _frames(self, example: MediaExample) -> np.ndarray:
+    """All frames of a picture; of a video, as many as a slot has."""
+    wanted = self.config.slots.frames
+    if example.frames == 1:
+      return example.media
+    if example.frames < wanted:
+      raise UserError(
+        f"{example.name} has {example.frames} frames, fewer than config.data.media.slots.frames ({wanted})"
+      )
+    return example.media[:wanted]
+
+
+def open_media(
+  config: MediaDataConfig, split: str, *, data_dir: str | os.PathLike
+) -> list[Examples]:
+  """Opens a split of every source, preparing it where needed.
+
+  Raises:
+    UserError: a source cannot be used or is empty.
+  """
+  opened = [open_examples(source, split, data_dir=data_dir) for source in config.sources]
+  for source, examples in zip(config.sources, opened):
+    if not len(examples):
+      raise UserError(f"{source.label} has no examples in its {split} split")
+  return opened
+
+
+def media_texts(sources: Sequence[Examples], *, max_chars: int) -> Iterator[str]:
+  """Captions, questions, answers and documents to train a text tokenizer on: an equal share of each source."""
+  share = -(-max_chars // max(1, len(sources)))
+  for source in sources:
+    left = share
+    for index in range(len(source)):
+      example = source[index]
+      texts = list(example.captions)
+      texts += [text for q in example.questions for text in (q.question, q.answer)]
+      texts += example.document.texts if example.document is not None else ()
+      yield from texts
+      left -= sum(map(len, texts))
+      if left <= 0:
+        break

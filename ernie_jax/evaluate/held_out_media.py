@@ -1,0 +1,84 @@
+"""Held-out losses on pictures and videos, of a model or of a member of its family.
+
+Letters: B rows, N layers, E experts.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from ernie_jax import media as media_lib
+from ernie_jax.backbone.config import ModelConfig
+from ernie_jax.backbone.inputs import Active
+from ernie_jax.model import UnifiedModel, head_kernel
+from ernie_jax.objectives.cross_entropy import token_losses
+from ernie_jax.objectives.vision import vision_loss
+from ernie_jax.sequence.media import MediaRow
+from ernie_jax.sharding.distributed import fetch
+from ernie_jax.sharding.mesh import active_mesh
+from ernie_jax.train.pretrain import Variables
+
+_BATCH = 16  # rows of one call
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaScore:
+  """Mean losses, without errors in the history.
+
+  Attributes:
+    text: nats per token of captions, answers and what else is learnt as text.
+    bits: nats per bit of pictures and videos, with the scale weights of training.
+  """
+
+  text: float
+  bits: float
+
+
+def score(
+  params: Any,
+  variables: Variables,
+  rows: MediaRow,
+  *,
+  model: ModelConfig,
+  config: media_lib.MediaConfig,
+  active: Active | None = None,
+) -> MediaScore:
+  """Scores a model on held-out rows.
+
+  Args:
+    params, variables: the model's; on the device already, if it is called more than once.
+    rows: from `data.pipeline.held_out_media`.
+    model, config: of the parameters.
+    active: which part of the network runs, for all rows alike; None is all of it.
+  """
+  count = rows.row.kind.shape[0]
+  size = count if active_mesh() is not None else min(_BATCH, count)
+  sums = np.zeros(4)
+  for start in range(0, count, size):
+    # The last batch goes back over rows that were scored, and their second score is left out.
+    first = min(start, count - size)
+    batch = jax.tree.map(lambda x, s=first: x[s : s + size], rows)
+    fresh = (np.arange(size) >= start - first).astype(np.float32)
+    batch = batch.replace(
+      row=batch.row.replace(
+        text_weight=batch.row.text_weight * fresh[:, None],
+        media_weight=batch.row.media_weight * fresh[:, None],
+      )
+    )
+    sums += fetch(_sums(params, variables, batch, active, model, config))
+  return MediaScore(text=float(sums[0] / max(sums[1], 1)), bits=float(sums[2] / max(sums[3], 1)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _sums(params, variables, batch: MediaRow, active, model, config):
+  """(text nats, text weight, bit nats, bit weight) of a batch."""
+  encoded = media_lib.encode(params, variables.tokenizer, batch, config=config, model=model)
+  row, media = batch.row, encoded.media
+  output = UnifiedModel(model).apply({"params": params}, row, variables.bias, active, media=media)
+  losses = token_losses(output.hidden, head_kernel(params, model), row.target)
+  bits = vision_loss(output, row, encoded.targets, media.start, params, model)
+  text = jax.numpy.sum(losses * row.text_weight)
+  return jax.numpy.stack([text, row.text_weight.sum(), bits.bits * bits.elements, bits.elements])

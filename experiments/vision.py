@@ -1,0 +1,65 @@
+"""One model that reads and draws pictures and videos: text, image and video from scratch, elastic, at 32 px.
+
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/visual_tokenizer.py:video --workdir=runs/tokenizer
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/vision.py --workdir=runs/vision \
+    --config.vision.tokenizer=runs/tokenizer
+
+The first command trains the tokenizer that the second one freezes. `:tiny` runs in seconds, after the
+tokenizer's `:video,tiny`. The objective's weights and the flat schedule are the measured starting points of small
+runs: colour, place and size come early, shape sits on a long plateau, and a schedule that decays there
+looks like a lack of capacity.
+"""
+
+from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scenes import WorldSource
+from ernie_jax.sequence.media import SlotsConfig
+from ernie_jax.train.experiment import default_config, make_tiny, plain
+from ernie_jax.vision.quantizer import QuantizerConfig
+from ernie_jax.vision.understand import UnderstandConfig
+from ernie_jax.vision.vit import VitConfig
+
+
+def get_config(arg: str = ""):
+  """arg: "" or "tiny"."""
+  config = default_config()
+  config.name = "vision"
+  tiny = arg == "tiny"
+  if arg and not tiny:
+    raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
+
+  config.model.update(vocab_size=512, depth=4, width=128, heads=4, kv_heads=2, head_dim=32)
+  config.model.update(experts=16, top_k=4, expert_width=64, shared_width=64)
+  config.model.vision = plain(QuantizerConfig(sides=(1, 2, 4, 8), bits=12))
+  vit = VitConfig(patch=4, grid=(8, 8), depth=2, width=64, heads=4, mlp_width=128)
+  config.vision.understand = plain(UnderstandConfig(vit=vit, heads=4))
+  config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
+  config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
+
+  scene = SceneConfig(max_objects=2)
+  pictures = WorldSource(scene=scene, weight=2.0)
+  videos = WorldSource(scene=SceneConfig(max_objects=2, frames=9), train=8_000)
+  sources = (pictures, videos)
+  if tiny:
+    small = dict(train=64, validation=16, held_out=8, captions=2)
+    sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
+  slots = SlotsConfig(drawn_images=3, drawn_videos=1, seen_images=4, seen_videos=2)
+  config.data.media = plain(MediaDataConfig(worlds=sources, slots=slots, scale_weights="uniform"))
+  config.data.update(sources=(), row_length=512, rows_per_batch=8)
+  config.objective.update(text_weight=0.5, vision_weight=2.0)
+  config.objective.history.update(flip_max=0.15)
+  config.evaluation.update(rows=32, prompt="")
+
+  config.train.update(steps=3000, log_every=20, evaluate_every=250, checkpoint_every=500)
+  config.train.optimizer.b2 = 0.98
+  config.train.schedule.update(peak=3e-3, warmup_steps=60)
+
+  if tiny:
+    make_tiny(config)
+    config.data.update(row_length=400, rows_per_batch=2)
+    config.model.vocab_size = 384
+    config.text.training_chars = 40_000
+    config.vision.understand.update(heads=2)
+    config.vision.understand.vit.update(depth=1, width=16, heads=2, mlp_width=32)
+    config.elastic.members = ("3x4x1", "2x2x2")
+  return config
