@@ -30,6 +30,7 @@ _COARSE = (1.25 / 32, 0.5 / 32)  # how far around a blob's middle drawings are t
 _FINE = (0.75 / 32, 0.25 / 32)  # the same around the best of those
 _MAX_BLOB = 2 * max(RADIUS.values()) + 2 / 32  # sides of a blob's box: a larger one is two objects
 _BLURS = (0.0, 0.02)  # of the side: drawings are tried sharp and soft, as decoders draw
+_STRENGTH = (0.75, 1.2)  # of a drawing's colour, at its jitter
 _MOST = 8  # objects read at most
 
 
@@ -165,7 +166,7 @@ class _View:
     if sign is not None:
       seen[sign.slices(self.side)] = odd[sign.slices(self.side)] = False
     pad = [(self.margin, self.margin)] * 2
-    self.cover = np.pad(np.clip(cover, -0.5, 1), [(0, 0), *pad])
+    self.cover = np.pad(np.clip(cover, -0.5, 1.2), [(0, 0), *pad])
     self.blob = np.pad(np.where(seen, nearest, -1), pad, constant_values=-1)
     self.odd = np.pad(odd, pad)
 
@@ -283,7 +284,9 @@ def _fit(
   patches = [(slice(r, r + width), slice(c, c + width)) for r, c in starts]
   seen = np.stack([cover[p].ravel() for p in patches], axis=1)
   trust = np.stack([weight[p].ravel() for p in patches], axis=1)
-  gain = 2 * bank.flat @ (trust * seen) - bank.squares @ trust  # [N, patches]
+  common, energy = bank.flat @ (trust * seen), bank.squares @ trust  # [N, patches]
+  strength = np.clip(common / np.maximum(energy, 1e-6), *_STRENGTH)
+  gain = 2 * strength * common - strength**2 * energy
   n, p = np.unravel_index(gain.argmax(), gain.shape)
   shape, size, x, y = bank.words[n]
   middle = width // 2 - view.margin + 0.5
@@ -294,7 +297,7 @@ def _fit(
     x=starts[p][1] + middle + x,
     y=starts[p][0] + middle + y,
     patch=patches[p],
-    drawing=bank.drawings[n],
+    drawing=strength[n, p] * bank.drawings[n],
     share=float(gain[n, p] / max((trust[:, p] * seen[:, p] ** 2).sum(), 1e-6)),
   )
 
