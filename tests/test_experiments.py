@@ -19,7 +19,9 @@ from ernie_jax.train.schedule import make_schedule
 from ernie_jax.train.state import create, shape_of
 from ernie_jax.train.step import make_step
 
-FILES = sorted((pathlib.Path(ernie_jax.__file__).parents[1] / "experiments").glob("*.py"))
+FOLDER = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments"
+OTHER_STAGES = {"visual_tokenizer"}  # tested with their stage
+FILES = sorted(f for f in FOLDER.glob("*.py") if f.stem not in OTHER_STAGES)
 
 
 def load(path: pathlib.Path, arg: str) -> Experiment:
@@ -63,7 +65,8 @@ def test_an_experiment_trains_a_shrunk_step(path):
   step = jax.jit(make_step(task, optimizer, schedule), compiler_options=options)
   after, report = step(state, batch, jnp.asarray(1))
   assert report.finite and int(after.step) == 1
-  assert 0.5 * np.log(e.model.vocab_size) < float(report.loss) < 3 * np.log(e.model.vocab_size)
+  text = float(report.metrics["loss/text"])
+  assert 0.5 * np.log(e.model.vocab_size) < text < 3 * np.log(e.model.vocab_size)
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
   assert moved["embed"]["embedding"]
 

@@ -1,8 +1,9 @@
-"""Trains an experiment, from its text to the table of its family.
+"""Trains an experiment, from its data to its report.
 
   python -m ernie_jax.train --config=experiments/NAME.py[:arg] --workdir=DIR [--config.key=value ...]
 
-Stages: tokenizer, data, training, evaluation. What is finished is not done again: the same command
+A config says in `stage` what is trained; without it, that is the unified model, from its text to the table
+of its family: text tokenizer, data, training, evaluation. What is finished is not done again: the same command
 resumes after any interruption, and says so when everything is done.
 """
 
@@ -32,17 +33,17 @@ def main(argv) -> int:
   """Runs every stage; the exit status is 0 also after a SIGTERM that was answered with a checkpoint."""
   del argv
   from ernie_jax.sharding import distributed, mesh
-  from ernie_jax.train.experiment import build_experiment
+  from ernie_jax.train import stages
   from ernie_jax.train.loop import Stopped
-  from ernie_jax.train.run import run_experiment
 
   values = cli.require(CONFIG, example="experiments/quickstart.py")
   workdir = pathlib.Path(cli.require(WORKDIR, example="runs/quickstart"))
-  experiment = build_experiment(values)
+  stage = stages.stage_of(values)
+  experiment = stage.build(values)
   mesh.simulate_devices(experiment.mesh.simulated_devices)
   distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   try:
-    run_experiment(experiment, workdir)
+    stage.run(experiment, workdir)
   except Stopped as e:
     again = shlex.join(["python", "-m", "ernie_jax.train", *sys.argv[1:]])
     print(f"stopped by SIGTERM after step {e.args[0]}, which is saved; to go on: {again}")

@@ -1,0 +1,46 @@
+"""The visual tokenizer of the world's pictures and videos, 32 px, on a laptop.
+
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/visual_tokenizer.py --workdir=runs/tokenizer
+
+Arguments, separated by commas: `video` (9 frames, 4x in time), `bits=8` (12, 16: a family for progressive
+switching), `tiny` (all of it in seconds).
+"""
+
+from ernie_jax.train.visual_tokenizer_run import default_config
+
+
+def get_config(arg: str = ""):
+  """arg: any of "tiny", "video", "bits=N", separated by commas."""
+  config = default_config()
+  options = [option for option in arg.split(",") if option]
+  for option in options:
+    name, _, value = option.partition("=")
+    if name == "bits" and value.isdigit():
+      config.tokenizer.quantizer.bits = int(value)
+    elif option not in ("tiny", "video"):
+      raise ValueError(f"unknown argument {option!r}; known: tiny, video, bits=N")
+
+  world = {"scene": {"max_objects": 2}, "train": 12_000, "documents": 0.0}
+  config.train.steps = 6000
+  config.train.schedule.peak = 2e-3
+  config.train.schedule.warmup_steps = 40
+  config.train.schedule.decay_fraction = 0.3
+  config.train.optimizer.weight_decay = 0.0
+  config.train.log_every = 50
+  config.train.evaluate_every = 1000
+  config.train.checkpoint_every = 2000
+  if "video" in options:
+    config.tokenizer.temporal = 4
+    config.data.frames = 9
+    config.data.rows_per_batch = 16
+    world["scene"]["frames"] = 9
+    world["train"] = 4_000
+  if "tiny" in options:
+    world |= {"train": 64, "validation": 16, "held_out": 1, "captions": 1}
+    config.tokenizer.update(widths=(8,), blocks=1)
+    config.data.rows_per_batch = 4
+    config.train.update(steps=20, log_every=5, evaluate_every=10, checkpoint_every=10)
+    config.train.schedule.warmup_steps = 5
+    config.update(examples=4, metric_examples=4)
+  config.data.worlds = (world,)
+  return config
