@@ -43,7 +43,7 @@ def get_config(arg: str = ""):
   if tiny:
     small = dict(train=64, validation=16, held_out=8, captions=2)
     sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
-  slots = SlotsConfig(drawn_images=3, drawn_videos=1, seen_images=4, seen_videos=2)
+  slots = SlotsConfig(drawn_images=3, drawn_videos=1, seen_images=3, seen_videos=1)
   config.data.media = plain(MediaDataConfig(worlds=sources, slots=slots, scale_weights="uniform"))
   config.data.update(sources=(), row_length=512, rows_per_batch=8)
   config.objective.update(text_weight=0.5, vision_weight=2.0)

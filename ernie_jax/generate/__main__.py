@@ -1,11 +1,18 @@
-"""Continues a prompt with a trained model and prints the text as it is made.
+"""Continues a prompt with a trained model: text, printed as it is made, or a picture or video in a file.
 
     python -m ernie_jax.generate --workdir=runs/quickstart --prompt="import os" --max_new_tokens=64
     python -m ernie_jax.generate --workdir=runs/quickstart --prompt="import os" --member=4x16x2
     python -m ernie_jax.generate --workdir=runs/imported --prompt-ids=5,17,9 --print-ids
+    python -m ernie_jax.generate --workdir=runs/vision --prompt="a large red circle at the top left" --image=out.png
+    python -m ernie_jax.generate --workdir=runs/vision --prompt="a small blue ring moving up" --video=out.gif
+    python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --video=out.mp4
+    python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
+    python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
 
 The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
-begins with BOS; ids are used as they are given.
+begins with BOS; ids are used as they are given. --input without --image or --video asks for an answer to
+the prompt, or for a caption; with --image it is a picture that stands before the prompt, with --video the
+picture that the video begins with.
 """
 
 import itertools
@@ -19,13 +26,16 @@ from ernie_jax import cli
 from ernie_jax.elastic.family import full_member, parse_member
 from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.errors import UserError
+from ernie_jax.generate import media_command
 from ernie_jax.generate.decode import Decoder, Generated
+from ernie_jax.generate.draw import DrawingConfig
+from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.sequence.special import SpecialToken
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train.model_io import SavedModel, load_model
 
-DEFAULTS = SamplingConfig()
+DEFAULTS, DRAWING = SamplingConfig(), DrawingConfig()
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of a training run or a converted model.", allow_override=True
@@ -43,7 +53,11 @@ _PROMPT = flags.DEFINE_string("prompt", None, "Text to continue.")
 _PROMPT_IDS = flags.DEFINE_list("prompt-ids", None, "Token ids to continue, in place of --prompt.")
 _PRINT_IDS = flags.DEFINE_boolean("print-ids", False, "Print token ids instead of text.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to make at most.")
-_TEMPERATURE = flags.DEFINE_float("temperature", DEFAULTS.temperature, "0 for the likeliest token.")
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature",
+  None,
+  f"0 for the likeliest; if not given, {DEFAULTS.temperature} for text, {DRAWING.temperature} for drawing.",
+)
 _TOP_K = flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Draw among the k likeliest; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", DEFAULTS.top_p, "Draw among the likeliest of total mass p.")
 _SEED = flags.DEFINE_integer("seed", DEFAULTS.seed, "Seed of the draws.")
@@ -53,11 +67,111 @@ _STOP_IDS = flags.DEFINE_list(
 _CACHE_LENGTH = flags.DEFINE_integer(
   "cache_length", None, "Positions the cache holds; as many as needed if not given."
 )
+_IMAGE = flags.DEFINE_string("image", "", "PNG file to draw a picture to.")
+_VIDEO = flags.DEFINE_string("video", "", "GIF or MP4 file to draw a video to.")
+_INPUT = flags.DEFINE_multi_string("input", [], "Picture or video to read; with --image, several.")
+_FRAMES = flags.DEFINE_integer(
+  "frames", None, "Frames of the video; those of training if not given."
+)
+_FPS = flags.DEFINE_float("fps", 8.0, "Frames per second of the video.")
+_COUNT = flags.DEFINE_integer(
+  "count", 1, "How many to draw, each otherwise: out_1.png, out_2.png, .."
+)
+_GUIDANCE = flags.DEFINE_float(
+  "guidance", DRAWING.guidance, "How hard a drawing follows its prompt; 1: as it is."
+)
+_SCALE_RAMP = flags.DEFINE_float(
+  "scale_ramp", DRAWING.scale_ramp, "Share of the guidance that comes in from scale to scale."
+)
+_FRAME_DECAY = flags.DEFINE_float(
+  "frame_decay", DRAWING.frame_decay, "Factor on the guidance from frame to frame of a video."
+)
 
 
 def main(_: list[str]) -> None:
   """Runs the command; see the module's docstring."""
   workdir = cli.require(_WORKDIR, example="runs/quickstart")
+  request = media_command.MediaRequest(
+    image=_IMAGE.value,
+    video=_VIDEO.value,
+    inputs=tuple(_INPUT.value),
+    frames=_FRAMES.value,
+    count=_COUNT.value,
+    fps=_FPS.value,
+  )
+  request.check()
+  if request.draws or request.inputs:
+    _media(workdir, request)
+  else:
+    _text(workdir)
+
+
+def _media(workdir: str, request: media_command.MediaRequest) -> None:
+  """A drawing, a caption or an answer."""
+  drawing, sampling = _drawing(), _sampling()
+  flag = "image" if request.image else "video" if request.video else "input"
+  saved = load_model(workdir, step=_STEP.value)
+  media_command.need_vision(saved, workdir, flag)
+  words = None if _PROMPT.value is None else saved.tokenizer.encode(_PROMPT.value).tolist()
+  if not request.draws:
+    prompt = media_command.text_prompt(saved, request, words)
+    _tell(_choose_member(saved), prompt, sampling)
+    return
+  prompt = media_command.drawing_prompt(saved, request, words or [])
+  data, vision = media_command.media_data(saved), saved.vision
+  saved, start = _choose_member(saved), time.perf_counter()
+  m = saved.model
+  _say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {drawing}")
+  made = media_command.draw(
+    saved,
+    vision,
+    data,
+    prompt,
+    count=request.count,
+    how=drawing,
+    progress=lambda done, all_: _say(
+      f"frame {done} of {all_}, {time.perf_counter() - start:.1f} s"
+    ),
+  )
+  paths = media_command.write(request.image or request.video, made, fps=request.fps)
+  _say(
+    f"wrote {', '.join(map(str, paths))} in {time.perf_counter() - start:.1f} s, compilation included"
+  )
+
+
+def _tell(saved: SavedModel, prompt, sampling: SamplingConfig) -> None:
+  """Prints what the model says about a picture or video."""
+  data, config = media_command.media_data(saved), saved.vision.config
+  batch = prompt_batch([prompt], config.shapes(window=data.look_back), data.options())
+  length = batch.row.kind.shape[1] + _MAX_NEW_TOKENS.value
+  decoder = Decoder(saved.model, cache_length=length, media=config)
+  pieces = decoder.stream_media(
+    decoder.load(saved.params, saved.bias, saved.vision.tokenizer),
+    batch,
+    sampling=sampling,
+    max_new_tokens=_MAX_NEW_TOKENS.value,
+    stop_ids=[SpecialToken.EOS, SpecialToken.END_OF_TURN],
+    banned=text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size),
+  )
+  _print([], pieces, saved.tokenizer)
+
+
+def _drawing() -> DrawingConfig:
+  warm = _TEMPERATURE.value
+  try:
+    return DrawingConfig(
+      temperature=DRAWING.temperature if warm is None else warm,
+      guidance=_GUIDANCE.value,
+      scale_ramp=_SCALE_RAMP.value,
+      frame_decay=_FRAME_DECAY.value,
+      seed=_SEED.value,
+    )
+  except ValueError as e:
+    raise UserError(f"--{e}") from e
+
+
+def _text(workdir: str) -> None:
+  """The continuation of text or ids."""
   sampling = _sampling()
   saved = _choose_member(load_model(workdir, step=_STEP.value))
   prompt = _prompt(saved.tokenizer)
@@ -90,8 +204,9 @@ def main(_: list[str]) -> None:
 
 def _sampling() -> SamplingConfig:
   try:
+    warm = DEFAULTS.temperature if _TEMPERATURE.value is None else _TEMPERATURE.value
     return SamplingConfig(
-      temperature=_TEMPERATURE.value, top_k=_TOP_K.value, top_p=_TOP_P.value, seed=_SEED.value
+      temperature=warm, top_k=_TOP_K.value, top_p=_TOP_P.value, seed=_SEED.value
     )
   except ValueError as e:
     raise UserError(f"--{e}") from e  # the message begins with the field, which is the flag

@@ -170,10 +170,6 @@ class Painter:
     """Parameters, router bias and the visual tokenizer's parameters, arranged for drawing: a copy."""
     return self._load(params, bias).replace(tokenizer=jax.tree.map(jnp.asarray, tokenizer))
 
-  def positions(self, prompt: Sequence[Item]) -> int:
-    """Positions that a prompt and what it draws take."""
-    return prompt_batch([prompt], self.shapes, self.options).row.kind.shape[1]
-
   def draw(
     self,
     weights: Weights,

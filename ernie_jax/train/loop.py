@@ -94,6 +94,8 @@ class Run:
     dtype: compute type, for the peak that utilisation is measured against.
     mesh, mesh_config: where arrays live; None is one device.
     evaluate: (state) -> metrics, called every `evaluate_every` steps.
+    before: the task that the newest checkpoint is of, where that is another one, and
+    adapt: what makes its state this task's.
   """
 
   task: Task
@@ -106,6 +108,8 @@ class Run:
   mesh: jax.sharding.Mesh | None = None
   mesh_config: MeshConfig | None = None
   evaluate: Callable[[state_lib.TrainState], dict[str, float]] | None = None
+  before: Task | None = None
+  adapt: Callable[[state_lib.TrainState], state_lib.TrainState] | None = None
 
 
 class Stopped(Exception):
@@ -148,8 +152,13 @@ def _start(run: Run, optimizer, checkpoints: Checkpoints) -> state_lib.TrainStat
   latest = checkpoints.latest_step()
   if latest is None:
     return state_lib.create(run.task, optimizer, run.seed, run.mesh)
-  like = state_lib.shape_of(run.task, optimizer, run.seed, run.mesh)
+  like = state_lib.shape_of(run.before or run.task, optimizer, run.seed, run.mesh)
   state, extra = checkpoints.restore(latest, like)
+  if run.adapt is not None:
+    state = run.adapt(state)
+    if run.mesh is not None and run.mesh.size > 1:
+      own = state_lib.shape_of(run.task, optimizer, run.seed, run.mesh)
+      state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, own))
   run.data.set_state(extra["data"])
   return state
 

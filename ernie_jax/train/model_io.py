@@ -25,7 +25,7 @@ from ernie_jax.vision.understand import UnderstandConfig
 from ernie_jax.whole_file import written_whole
 
 TOKENIZER = "tokenizer.model"
-VISUAL_TOKENIZER = "visual_tokenizer.json"
+VISUAL_TOKENIZER = "visual_tokenizer_{bits}.json"  # a run may switch to more bits
 
 
 @dataclasses.dataclass
@@ -95,27 +95,39 @@ def load_model(workdir: str | pathlib.Path, *, step: int | None = None) -> Saved
     raise UserError(f"--step: no checkpoint of step {step} in {workdir}; there are {known}")
   variables = checkpoint.load_params(folder, step, subtree="variables")
   asset = folder / "assets" / TOKENIZER
+  model = config_lib.build(ModelConfig, values["model"], path="config.model")
+  vision = _vision(folder, values, step, variables.get("tokenizer"))
+  if vision is not None:  # the config may be ahead of a checkpoint before a switch to more bits
+    model = dataclasses.replace(model, vision=vision.config.tokenizer.quantizer)
   return SavedModel(
     config=values,
-    model=config_lib.build(ModelConfig, values["model"], path="config.model"),
+    model=model,
     elastic=config_lib.build(ElasticConfig, values["elastic"], path="config.elastic"),
     params=checkpoint.load_params(folder, step, subtree="params"),
     bias=variables["bias"],
     usage=variables["usage"],
     tokenizer=Tokenizer.load(asset) if asset.exists() else None,
     step=step,
-    vision=_vision(folder, values, variables),
+    vision=vision,
   )
 
 
-def read_media_config(folder: pathlib.Path, values: dict[str, Any]) -> MediaConfig | None:
-  """The encoders' configs of a folder of checkpoints; None where it has no visual tokenizer.
+def stored_bits(folder: pathlib.Path, step: int | None = None) -> int | None:
+  """Bits of the visual code that a checkpoint (None: the newest) was saved with; None without vision."""
+  found = checkpoint.metadata(folder, step).get("params/vision/input")
+  return None if found is None else found.shape[0]
+
+
+def read_media_config(
+  folder: pathlib.Path, values: dict[str, Any], bits: int | None
+) -> MediaConfig | None:
+  """The encoders' configs beside checkpoints of so many bits; None where there is no visual tokenizer.
 
   Raises:
     UserError: they cannot be read.
   """
-  path = folder / "assets" / VISUAL_TOKENIZER
-  if not path.exists():
+  path = folder / "assets" / VISUAL_TOKENIZER.format(bits=bits)
+  if bits is None or not path.exists():
     return None
   try:
     stored = json.loads(path.read_text())
@@ -130,15 +142,16 @@ def read_media_config(folder: pathlib.Path, values: dict[str, Any]) -> MediaConf
 
 def write_media_config(folder: pathlib.Path, tokenizer: TokenizerConfig) -> None:
   """Stores the shape of the visual tokenizer beside the checkpoints."""
-  with written_whole(folder / "assets" / VISUAL_TOKENIZER) as part:
+  name = VISUAL_TOKENIZER.format(bits=tokenizer.quantizer.bits)
+  with written_whole(folder / "assets" / name) as part:
     part.write_text(json.dumps(config_lib.to_dict(tokenizer), indent=2) + "\n")
 
 
-def _vision(folder: pathlib.Path, values: dict, variables: dict) -> Vision | None:
-  config = read_media_config(folder, values)
-  if config is None or variables.get("tokenizer") is None:
-    return None
-  return Vision(config=config, tokenizer=variables["tokenizer"])
+def _vision(
+  folder: pathlib.Path, values: dict[str, Any], step: int, tokenizer: Any
+) -> Vision | None:
+  config = read_media_config(folder, values, stored_bits(folder, step))
+  return None if config is None or tokenizer is None else Vision(config, tokenizer)
 
 
 def save_model(workdir: str | pathlib.Path, saved: SavedModel) -> None:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import dataclasses
 import errno
 import pathlib
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
+from ernie_jax.backbone.vision_io import grow_bits
 from ernie_jax.data.media_rows import open_media
 from ernie_jax.data.pipeline import (
   held_out_media,
@@ -36,6 +38,7 @@ from ernie_jax.train.model_io import (
   TOKENIZER,
   read_config,
   read_media_config,
+  stored_bits,
   write_config,
   write_media_config,
 )
@@ -70,8 +73,8 @@ def run_experiment(
     if finished:
       _check_same_experiment(experiment, workdir)
     _check_data(experiment)
-    tokenizer = get_tokenizer(experiment, workdir)
     vision = get_vision(experiment, workdir)
+    tokenizer = get_tokenizer(experiment, workdir)
     if jax.process_index() == 0:
       write_config(workdir, config_lib.to_dict(experiment))
       print(describe(experiment, mesh, finished), flush=True)
@@ -101,6 +104,7 @@ def train_experiment(
   )
   task = Pretrain(experiment.model, experiment.elastic, experiment.objective, vision)
   length = experiment.data.row_length
+  before = _before_switch(experiment, workdir, vision)
   run = loop.Run(
     task=task,
     data=data,
@@ -112,6 +116,8 @@ def train_experiment(
     mesh=mesh,
     mesh_config=experiment.mesh,
     evaluate=_held_out_loss(experiment, tokenizer, vision),
+    before=before,
+    adapt=None if before is None else lambda state: switch_tokenizer(state, before, task),
   )
   try:
     return loop.train(experiment.train, run)
@@ -203,11 +209,8 @@ def get_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision | None:
   e, folder = experiment, workdir / "checkpoints"
   if e.model.vision is None:
     return None
-  if checkpoint.steps(folder):
-    config = read_media_config(folder, config_lib.to_dict(e))
-    if config is None:
-      raise UserError(f"--workdir: {workdir} holds a checkpoint without a visual tokenizer")
-    return Vision(config, checkpoint.load_params(folder, subtree="variables/tokenizer"))
+  if checkpoint.steps(folder) and stored_bits(folder) == e.model.vision.bits:
+    return _stored_vision(e, workdir)
   if not e.vision.tokenizer:
     raise UserError("config.vision.tokenizer must be the workdir of a trained visual tokenizer")
   saved = load_tokenizer(e.vision.tokenizer)
@@ -230,6 +233,44 @@ def get_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision | None:
   if jax.process_index() == 0:
     write_media_config(folder, saved.config)
   return Vision(config, saved.params)
+
+
+def _stored_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision:
+  """The visual tokenizer of the newest checkpoint."""
+  folder = workdir / "checkpoints"
+  config = read_media_config(folder, config_lib.to_dict(experiment), stored_bits(folder))
+  if config is None:
+    raise UserError(f"--workdir: {workdir} holds a checkpoint without a visual tokenizer")
+  return Vision(config, checkpoint.load_params(folder, subtree="variables/tokenizer"))
+
+
+def _before_switch(
+  experiment: Experiment, workdir: pathlib.Path, vision: Vision | None
+) -> Pretrain | None:
+  """The task of a checkpoint with fewer bits, from which this run switches; None if there is none."""
+  if vision is None or not checkpoint.steps(workdir / "checkpoints"):
+    return None
+  old = _stored_vision(experiment, workdir)
+  if old.config.tokenizer.quantizer == experiment.model.vision:
+    return None
+  model = dataclasses.replace(experiment.model, vision=old.config.tokenizer.quantizer)
+  return Pretrain(model, experiment.elastic, experiment.objective, old)
+
+
+def switch_tokenizer(state: TrainState, before: Pretrain, after: Pretrain) -> TrainState:
+  """The state of a run that goes on with a visual tokenizer of more bits (ERNIE 5.0, section 3.1).
+
+  Parameters and the optimizer's moments of new bits begin at zero; everything else goes on.
+  """
+  old, new = before.config.vision.bits, after.config.vision.bits
+  grow = lambda tree: grow_bits(tree, old, new)
+  return state.replace(
+    params=grow(state.params),
+    opt_state=grow(state.opt_state),
+    variables=state.variables.replace(
+      tokenizer=jax.tree.map(jax.numpy.asarray, after.vision.tokenizer)
+    ),
+  )
 
 
 def _code(code: QuantizerConfig) -> str:
@@ -282,7 +323,11 @@ _FREE = {
 def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> None:
   """A checkpoint must be of this model, data and seed; how long and how fast may change."""
   sections = ("model", "text", "data", "vision", "seed")
-  found = _difference(experiment, read_config(workdir), sections)
+  old, now = read_config(workdir), experiment.model.vision
+  bits = stored_bits(workdir / "checkpoints")
+  if now is not None and bits is not None and bits <= now.bits:  # a tokenizer may grow
+    old = {**old, "model": {**old["model"], "vision": {**old["model"]["vision"], "bits": now.bits}}}
+  found = _difference(experiment, old, sections)
   if found:
     raise UserError(
       f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
@@ -308,7 +353,9 @@ def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) ->
   """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does."""
   if isinstance(old, dict) and isinstance(new, dict):
     for key in new:
-      found = first_difference(old.get(key), new[key], f"{path}.{key}") if key not in free else ""
+      found = (
+        first_difference(old.get(key), new[key], f"{path}.{key}", free) if key not in free else ""
+      )
       if found:
         return found
     return ""

@@ -1,0 +1,175 @@
+"""The command's half for pictures and videos: what the flags ask for, as prompts; files in and out.
+
+Everything that can be refused is refused before anything is compiled, and a file appears whole or not at all.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ernie_jax import config as config_lib
+from ernie_jax.data.media import read_media, write_media
+from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.data.media_tasks import answer, describe
+from ernie_jax.errors import UserError
+from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
+from ernie_jax.media import Vision
+from ernie_jax.sequence import Item
+from ernie_jax.train.model_io import SavedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaRequest:
+  """What the flags say about media.
+
+  Attributes:
+    image, video: file to write, at most one of them; empty for neither.
+    inputs: files to read.
+    frames: F of a drawn video; None for as many as the model was trained on.
+    count: pictures or videos to draw.
+    fps: frames per second of a written video.
+  """
+
+  image: str = ""
+  video: str = ""
+  inputs: tuple[str, ...] = ()
+  frames: int | None = None
+  count: int = 1
+  fps: float = 8.0
+
+  @property
+  def draws(self) -> bool:
+    """Whether a picture or a video is to be drawn."""
+    return bool(self.image or self.video)
+
+  def check(self) -> None:
+    """Refuses what needs no model to refuse.
+
+    Raises:
+      UserError: two outputs, an extension that cannot be written, no such folder, a bad number.
+    """
+    if self.image and self.video:
+      raise UserError("give either --image or --video, not both")
+    outputs = (("image", self.image, (".png",)), ("video", self.video, (".gif", ".mp4")))
+    for flag, path, known in outputs:
+      if not path:
+        continue
+      if pathlib.Path(path).suffix.lower() not in known:
+        raise UserError(f"--{flag}: write a {' or '.join(known)} file, not {path}")
+      if not pathlib.Path(path).absolute().parent.is_dir():
+        raise UserError(f"--{flag}: there is no directory {pathlib.Path(path).parent}")
+    if self.count < 1:
+      raise UserError(f"--count must be at least 1, got {self.count}")
+    if self.video and len(self.inputs) > 1:
+      raise UserError("--video continues one --input at most")
+
+
+def need_vision(saved: SavedModel, workdir: str, flag: str) -> Vision:
+  """The model's vision.
+
+  Raises:
+    UserError: it has none.
+  """
+  if saved.model.vision is None or saved.vision is None:
+    raise UserError(f"--{flag}: the model in {workdir} has no vision; it was trained on text alone")
+  if saved.tokenizer is None:
+    raise UserError(f"--{flag}: the model in {workdir} has no text tokenizer")
+  return saved.vision
+
+
+def media_data(saved: SavedModel) -> MediaDataConfig:
+  """How the model's media were laid out in training."""
+  values = saved.config.get("data", {}).get("media", {})
+  return config_lib.build(MediaDataConfig, values, path="config.data.media")
+
+
+def text_prompt(
+  saved: SavedModel, request: MediaRequest, words: Sequence[int] | None
+) -> list[Item]:
+  """A caption or an answer: the one picture or video of `inputs`, and a question if there is one.
+
+  Raises:
+    UserError: more than one input, or one that cannot be read.
+  """
+  if len(request.inputs) != 1:
+    raise UserError("--input: a caption or an answer is about one picture or video")
+  media = _read(request.inputs[0], saved)
+  return describe(media, None) if words is None else answer(media, words, None)
+
+
+def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int]) -> list[Item]:
+  """What is to be drawn: from words, after pictures, or as what follows a picture.
+
+  Raises:
+    UserError: an input that cannot be read or used, or more frames than a row holds.
+  """
+  data, side = media_data(saved), saved.vision.config.tokenizer.side
+  inputs = [_read(path, saved) for path in request.inputs]
+  if any(len(media) > 1 for media in inputs):
+    raise UserError("--input: a drawing follows pictures, not videos")
+  if request.image:
+    return draw_prompt(words, frames=1, side=side, before=[given_picture(m) for m in inputs])
+  frames = request.frames or data.slots.frames
+  tokenizer = saved.vision.config.tokenizer
+  try:
+    latent = tokenizer.latent_frames(frames)
+  except ValueError as e:
+    raise UserError(f"--{e}") from e
+  if tokenizer.temporal == 1 or latent < 2:
+    raise UserError(f"--video: {frames} frame(s) make no video for this model's visual tokenizer")
+  needed, length = latent * tokenizer.quantizer.elements, saved.config["data"]["row_length"]
+  if needed + len(words) + 3 > length:
+    raise UserError(
+      f"--frames: {frames} frames take {needed} positions, too many for the {length} of a row that"
+      " the model was trained on"
+    )
+  given = inputs[0] if inputs else None
+  return draw_prompt(words, frames=frames, side=side, given=given)
+
+
+def draw(
+  saved: SavedModel,
+  vision: Vision,
+  data: MediaDataConfig,
+  prompt: Sequence[Item],
+  *,
+  count: int,
+  how: DrawingConfig,
+  progress: Callable[[int, int], None] | None = None,
+) -> UInt8[np.ndarray, "P F H W 3"]:
+  """Draws a prompt `count` times, each time otherwise."""
+  painter = Painter(saved.model, vision.config, options=data.options(), window=data.look_back)
+  weights = painter.load(saved.params, saved.bias, vision.tokenizer)
+  return painter.draw(weights, [prompt] * count, how=how, progress=progress)
+
+
+def write(path: str, made: UInt8[np.ndarray, "P F H W 3"], *, fps: float) -> list[pathlib.Path]:
+  """Writes each of `made`: to `path` if it is one, else to NAME_1, NAME_2, ... beside it.
+
+  Raises:
+    UserError: a file cannot be written.
+  """
+  base = pathlib.Path(path)
+  paths = [base]
+  if len(made) > 1:
+    paths = [base.with_stem(f"{base.stem}_{i}") for i in range(1, len(made) + 1)]
+  for one, frames in zip(paths, made):
+    write_media(one, frames, fps=fps)
+  return paths
+
+
+def _read(path: str, saved: SavedModel) -> UInt8[np.ndarray, "F H W 3"]:
+  """A picture, or as many frames of a video as the model was trained on."""
+  side, wanted = saved.vision.config.tokenizer.side, media_data(saved).slots.frames
+  found = read_media(path, side=side)
+  if len(found) > 1:
+    if len(found) < wanted or wanted == 1:
+      raise UserError(
+        f"--input: {path} has {len(found)} frames, but the model was trained on"
+        + (" pictures" if wanted == 1 else f" videos of {wanted}")
+      )
+    found = found[:wanted]
+  return found

@@ -1,0 +1,134 @@
+"""The command with pictures and videos: files in and out, text about them, and mistakes told in one line."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+from small_vision import CONFIG, MODEL, SLOTS, clear_params, frozen_tokenizer, media
+
+from ernie_jax import config as config_lib
+from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.elastic.family import ElasticConfig
+from ernie_jax.errors import UserError
+from ernie_jax.generate import __main__ as command
+from ernie_jax.media import Vision
+from ernie_jax.text.tokenizer import train_tokenizer
+from ernie_jax.train.model_io import SavedModel, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+  """Two saved models, of which "text" has no vision."""
+  words = ["a red circle", "a blue square moving up", "what shape is red?"] * 40
+  tokenizer = train_tokenizer(words, vocab_size=330)
+  model = dataclasses.replace(MODEL, vocab_size=336)
+  frozen = frozen_tokenizer()
+  params = jax.tree.map(np.asarray, clear_params(frozen, model))
+  config = {
+    "data": {"row_length": 80, "media": config_lib.to_dict(MediaDataConfig(slots=SLOTS))},
+    "vision": {"understand": config_lib.to_dict(CONFIG.understand)},
+  }
+  saved = SavedModel(
+    config=config,
+    model=model,
+    elastic=ElasticConfig(min_depth=1),
+    params=params,
+    bias=np.zeros((2, 4), np.float32),
+    usage=np.arange(8, dtype=np.float32).reshape(2, 4),
+    tokenizer=tokenizer,
+    step=7,
+    vision=Vision(CONFIG, jax.tree.map(np.asarray, frozen)),
+  )
+  folders = {name: tmp_path_factory.mktemp("run") / name for name in ("vision", "text")}
+  save_model(folders["vision"], saved)
+  plain = {k: v for k, v in params.items() if k not in ("vision", "understand")}
+  text = dataclasses.replace(model, vision=None)
+  save_model(folders["text"], dataclasses.replace(saved, model=text, params=plain, vision=None))
+  return folders
+
+
+@pytest.fixture
+def run(workdirs, capsys):
+  """Runs the command on a workdir with these flags; gives what it printed."""
+  flags.FLAGS.mark_as_parsed()
+
+  def with_flags(workdir, **values):
+    with flagsaver.flagsaver(workdir=str(workdirs.get(workdir, workdir)), **values):
+      command.main([])
+    return capsys.readouterr()
+
+  return with_flags
+
+
+@pytest.fixture
+def picture(tmp_path):
+  path = tmp_path / "picture.png"
+  Image.fromarray(media(4)[0]).save(path)
+  return str(path)
+
+
+def test_a_saved_model_keeps_its_visual_tokenizer(workdirs):
+  saved = load_model(workdirs["vision"])
+  assert saved.vision.config == CONFIG
+  jax.tree.map(np.testing.assert_array_equal, saved.vision.tokenizer, frozen_tokenizer())
+  assert load_model(workdirs["text"]).vision is None
+
+
+def test_pictures_are_drawn_each_to_its_own_file_and_by_a_member_too(run, tmp_path):
+  printed = run("vision", prompt="a red circle", image=str(tmp_path / "out.png"), count=2)
+  found = [np.asarray(Image.open(tmp_path / f"out_{i}.png")) for i in (1, 2)]
+  assert found[0].shape == (16, 16, 3) and (found[0] != found[1]).any()
+  assert "frame 1 of 1" in printed.err and "out_2.png" in printed.err
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["out_1.png", "out_2.png"]
+  run("vision", image=str(tmp_path / "small.png"), member="1x2x1", guidance=1.0)
+  assert Image.open(tmp_path / "small.png").size == (16, 16)
+
+
+def test_a_picture_becomes_the_beginning_of_a_video(run, tmp_path, picture):
+  printed = run("vision", prompt="a blue", input=[picture], video=str(tmp_path / "out.gif"))
+  assert Image.open(tmp_path / "out.gif").n_frames >= 1
+  assert "frame 2 of 2" in printed.err
+
+
+def test_a_question_about_a_picture_is_answered_in_text(run, picture):
+  arguments = dict(input=[picture], temperature=0.0, max_new_tokens=5)
+  asked = run("vision", prompt="what shape is red?", **arguments).out
+  told = run("vision", **arguments).out
+  assert asked.endswith("\n") and asked != told
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (dict(workdir="text", image="out.png"), "no vision; it was trained on text alone"),
+    (dict(workdir="text", input=["x.png"]), "--input: the model"),
+    (dict(image="out.png", video="out.gif"), "either --image or --video"),
+    (dict(image="out.jpg"), "--image: write a .png file"),
+    (dict(video="out.png"), "--video: write a .gif or .mp4 file"),
+    (dict(image="missing/out.png"), "there is no directory missing"),
+    (dict(video="out.gif", frames=8), "frames must be 1"),
+    (dict(video="out.gif", frames=1), "make no video"),
+    (dict(video="out.gif", frames=21), "too many for the 80 of a row"),
+    (dict(input=["absent.png"]), "absent.png"),
+    (dict(image="out.png", count=0), "--count must be at least 1"),
+    (dict(image="out.png", guidance=-1.0), "--guidance"),
+  ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_write_nothing(run, tmp_path, monkeypatch, arguments, message):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=message) as raised:
+    run(arguments.pop("workdir", "vision"), **arguments)
+  assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+def test_a_damaged_picture_is_named(run, tmp_path, picture):
+  broken = tmp_path / "broken.png"
+  broken.write_bytes(pathlib.Path(picture).read_bytes()[:60])
+  with pytest.raises(UserError, match=r"broken\.png"):
+    run("vision", input=[str(broken)], image=str(tmp_path / "out.png"))
+  assert not (tmp_path / "out.png").exists()
