@@ -30,7 +30,11 @@ EXTRAS = {
     # The TPU compiler, for tests that compile for TPU slices ahead of time; it needs no TPU.
     "jax[tpu]>=0.10.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
   ],
-  "media": ["av>=15.0"],  # video files in and out (FFmpeg)
+  "media": [
+    "av>=15.0",  # video files in and out (FFmpeg)
+    "soundfile>=0.13",  # sound files in and out (libsndfile)
+    "soxr>=1.0",  # sound of other rates to 16 kHz
+  ],
   # The peers that parity tests and benchmarks compare with.
   "parity": ["torch==2.13.0", "transformers==5.23.*"],
   "tpu": ["jax[tpu]>=0.10.2"],

@@ -18,7 +18,7 @@ RATE, HOP = 16_000, 128  # samples a second, and of a frame
 CEPSTRA = 18
 _WINDOW, _FFT, _BANDS = 400, 512, 32
 _CONTEXT = (-9, -6, -3, 0, 3, 6, 9)  # frames that a feature sees
-_FLOOR = 1e-4  # of the power of loud bands: quieter is silence, whatever the recording
+_FLOOR = 1e-3  # of the power of loud bands: quieter is silence, whatever the recording
 _SHRINK = 1e-3  # of covariances towards their mean
 
 
@@ -80,8 +80,8 @@ def fit_mixtures(
   values: list[Float[np.ndarray, "F C"]],
   states: list[Int[np.ndarray, "F"]],
   *,
-  width: int = 24,
-  parts: int = 4,
+  width: int = 30,
+  parts: int = 6,
   rounds: int = 8,
 ) -> Mixtures:
   """Fits discriminants and then each state's mixture of Gaussians with diagonal covariance.

@@ -51,7 +51,7 @@ def semitones(found: np.ndarray | float, wanted: np.ndarray | float) -> np.ndarr
 
 def pitch_errors(
   found: Float[np.ndarray, "F"], wanted: Float[np.ndarray, "F"]
-) -> Float[np.ndarray, "_"]:
+) -> Float[np.ndarray, "n"]:
   """Semitones between two tracks, absolute, in the frames in which both are voiced."""
   length = min(len(found), len(wanted))
   found, wanted = found[:length], wanted[:length]

@@ -6,13 +6,14 @@
 
 Words come from a Viterbi search over the vocabulary, phones from one over all phones that knows no
 words and no syllables (the stricter measure), pitch from autocorrelation, and the length of the vocal
-tract from how cepstra lie off those of the average voice. The oracle is fitted in closed form on voices and
+tract from the cepstra of the vowels. The oracle is fitted in closed form on voices and
 sequences of syllables of its own, which are in no data set; it never sees a model or a codec.
 
-Letters: S samples, F frames of 8 ms, C cepstra, J states.
+Letters: S samples, F frames of 8 ms, C cepstra, J states, V vowels.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import zipfile
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ernie_jax.data.world.speech import (
   CONSONANTS,
@@ -104,12 +105,19 @@ class Said:
     speaker: index of the voice.
     f0: pitch of each frame in Hz, 0 without voice, where the waveform must follow a given one.
     speech_frames: how many frames the words take; without it, as many as they usually do.
+
+  Raises:
+    ValueError: there are no words.
   """
 
   words: tuple[str, ...]
   speaker: int | None = None
   f0: Float[np.ndarray, "F"] | None = dataclasses.field(default=None, repr=False)
   speech_frames: float | None = None
+
+  def __post_init__(self):
+    if not self.words:
+      raise ValueError("words must not be empty")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +140,7 @@ class SpeechScore:
   phones: int
   phone_errors: int
   pitch_error: float
-  track_errors: Float[np.ndarray, "_"] = dataclasses.field(repr=False)
+  track_errors: Float[np.ndarray, "n"] = dataclasses.field(repr=False)
   speaker: int | None
   speaker_right: bool | None
   duration_ratio: float
@@ -144,16 +152,14 @@ class SpeechOracle:
 
   Attributes:
     mixtures: scores of the states of phones.
-    average: mean cepstra of each phone [phones, C], over the voices it was fitted on.
-    tract: [C + 1] weights, the last a constant, from how an utterance's vowels differ from them to the
-      logarithm of the tract's length.
+    tract: weights [V, C + 1] for each vowel, from the mean of its cepstra and a 1 to the logarithm of the
+      tract's length.
     spread: standard deviations of the measured pitch (semitones) and tract (logarithm), with which voices
       are told apart.
   """
 
   mixtures: Mixtures
-  average: Float[np.ndarray, "_ C"]
-  tract: Float[np.ndarray, "_"]
+  tract: Float[np.ndarray, "V C1"]
   spread: tuple[float, float]
 
   @classmethod
@@ -211,8 +217,10 @@ class SpeechOracle:
     labels = np.zeros(len(values), np.int64)
     for span in phones:
       labels[span.start : span.end] = span.unit
-    off = _off_average(values, labels, self.average)
-    return float("nan") if off is None else float(np.exp(off @ self.tract))
+    means, counts = _vowel_means(values, labels)
+    if counts.sum() < _FEWEST_FRAMES:
+      return float("nan")
+    return float(np.exp(_log_tract(means, counts, self.tract)))
 
 
 def fit_oracle(config: FitConfig = FitConfig()) -> SpeechOracle:
@@ -222,16 +230,15 @@ def fit_oracle(config: FitConfig = FitConfig()) -> SpeechOracle:
   said = [synthesise(u) for u in drawn]
   values = [cepstra(s.waveform) for s in said]
   mixtures = fit_mixtures(values, [_states(u) for u in drawn])
-  every, labels = np.concatenate(values), np.concatenate([s.phones for s in said])
-  average = np.stack([every[labels == p].mean(0) for p in range(len(PHONES))])
-  off = np.stack([_off_average(v, s.phones, average) for v, s in zip(values, said)])
+  means, counts = (
+    np.stack(a) for a in zip(*(_vowel_means(v, s.phones) for v, s in zip(values, said)))
+  )
   tracts = np.log([speaker(u.speaker).tract for u in drawn])
-  small = 1e-3 * len(off) * np.eye(off.shape[1])
-  weights = np.linalg.solve(off.T @ off + small, off.T @ tracts)
+  weights = _fit_tract(means, counts, tracts)
   heard = np.array([mean_pitch(read_pitch(s.waveform)) for s in said])
   wrong = semitones(heard, [speaker(u.speaker).f0 for u in drawn])
-  spread = float(np.nanstd(wrong)), float(np.std(off @ weights - tracts))
-  return SpeechOracle(mixtures, average, weights, spread)
+  spread = float(np.nanstd(wrong)), float(np.std(_log_tract(means, counts, weights) - tracts))
+  return SpeechOracle(mixtures, weights, spread)
 
 
 def judge_speech(
@@ -248,7 +255,9 @@ def judge_speech(
   phones = "".join(said.words)
   frames = said.speech_frames or usual_frames(said.words)
   open_voice = said.speaker is None
-  off = float("nan") if open_voice else abs(float(semitones(reading.pitch, speaker(said.speaker).f0)))
+  off = (
+    float("nan") if open_voice else abs(float(semitones(reading.pitch, speaker(said.speaker).f0)))
+  )
   found = oracle.nearest_voice(reading, candidates)
   return SpeechScore(
     words=len(said.words),
@@ -266,9 +275,7 @@ def judge_speech(
 def expected(utterance: Utterance, f0: Float[np.ndarray, "F"] | None = None) -> Said:
   """What a waveform must say to be that utterance."""
   frames = sum(s.frames for s in utterance.segments if s.phone != SILENCE)
-  return Said(
-    words=utterance.words, speaker=utterance.speaker, f0=f0, speech_frames=float(frames)
-  )
+  return Said(words=utterance.words, speaker=utterance.speaker, f0=f0, speech_frames=float(frames))
 
 
 def summarise(scores: Sequence[SpeechScore]) -> dict[str, float]:
@@ -338,7 +345,7 @@ def _phone_states(phone: str) -> list[int]:
 
 def _word_loop() -> Loop:
   """Every word, and last a pause."""
-  units = [sum((_phone_states(p) for p in word), []) for word in VOCABULARY]
+  units = [[state for p in word for state in _phone_states(p)] for word in VOCABULARY]
   weights = [_WORD_WEIGHT] * len(VOCABULARY) + [_PAUSE_WEIGHT]
   return Loop([*units, _phone_states(SILENCE)], weights)
 
@@ -356,23 +363,38 @@ def _scaled(mixtures: Mixtures, values: Float[np.ndarray, "F C"]) -> Float[np.nd
   return (_SCALE * (scores - scores.max(-1, keepdims=True))).astype(np.float32)
 
 
-def _off_average(values, labels, average) -> Float[np.ndarray, "_"] | None:
-  """How the cepstra of the vowels differ from their average, in the mean, and a 1; None of too few."""
-  chosen = labels >= PHONES.index(VOWELS[0])
-  if chosen.sum() < _FEWEST_FRAMES:
-    return None
-  return np.append((values[chosen] - average[labels[chosen]]).mean(0), 1.0)
+def _vowel_means(
+  values: Float[np.ndarray, "F C"], labels: Int[np.ndarray, "F"]
+) -> tuple[Float[np.ndarray, "V C1"], Int[np.ndarray, "V"]]:
+  """The mean cepstra of each vowel and a 1, and how many frames of it there are, perhaps none."""
+  counts = np.array([(labels == PHONES.index(v)).sum() for v in VOWELS])
+  sums = np.stack([values[labels == PHONES.index(v)].sum(0) for v in VOWELS])
+  return np.pad(sums / np.maximum(counts, 1)[:, None], [(0, 0), (0, 1)], constant_values=1), counts
+
+
+def _fit_tract(
+  means: Float[np.ndarray, "n V C1"], counts: Int[np.ndarray, "n V"], tracts: np.ndarray
+) -> Float[np.ndarray, "V C1"]:
+  """Least squares for each vowel on its own: how a tract changes the cepstra depends on the formants."""
+  weights = []
+  for v in range(len(VOWELS)):
+    x, y = means[counts[:, v] > 0, v], tracts[counts[:, v] > 0]
+    weights.append(np.linalg.solve(x.T @ x + 1e-3 * len(x) * np.eye(x.shape[1]), x.T @ y))
+  return np.stack(weights)
+
+
+def _log_tract(means, counts, weights) -> Float[np.ndarray, "*n"]:
+  """What the vowels say, each by how many frames it has."""
+  return ((means * weights).sum(-1) * counts).sum(-1) / counts.sum(-1)
 
 
 def _digest(settings) -> str:
-  import hashlib
-
   return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 
 def _pack(oracle: SpeechOracle) -> dict[str, np.ndarray]:
   arrays = {f.name: getattr(oracle.mixtures, f.name) for f in dataclasses.fields(Mixtures)}
-  rest = {"average": oracle.average, "tract_weights": oracle.tract, "spread": oracle.spread}
+  rest = {"tract": oracle.tract, "spread": oracle.spread}
   return {**arrays, **rest}
 
 
@@ -380,4 +402,4 @@ def _unpack(path: Path) -> SpeechOracle:
   with np.load(path) as file:
     mixtures = Mixtures(**{f.name: file[f.name] for f in dataclasses.fields(Mixtures)})
     spread = tuple(float(v) for v in file["spread"])
-    return SpeechOracle(mixtures, file["average"], file["tract_weights"], spread)
+    return SpeechOracle(mixtures, file["tract"], spread)
