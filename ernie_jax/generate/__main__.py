@@ -8,6 +8,7 @@
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --video=out.mp4
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
+    python -m ernie_jax.generate --workdir=runs/vision --prompt="a small red disc." --story=2 --image=out.png
 
 The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
 begins with BOS; ids are used as they are given. --input without --image or --video asks for an answer to
@@ -28,9 +29,10 @@ from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.errors import UserError
 from ernie_jax.generate import media_command
 from ernie_jax.generate.decode import Decoder, Generated
-from ernie_jax.generate.draw import DrawingConfig
+from ernie_jax.generate.draw import DrawingConfig, Painter
 from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
+from ernie_jax.generate.story import tell
 from ernie_jax.sequence.special import SpecialToken
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train.model_io import SavedModel, load_model
@@ -72,6 +74,9 @@ _VIDEO = flags.DEFINE_string("video", "", "GIF or MP4 file to draw a video to.")
 _INPUT = flags.DEFINE_multi_string("input", [], "Picture or video to read; with --image, several.")
 _FRAMES = flags.DEFINE_integer(
   "frames", None, "Frames of the video; those of training if not given."
+)
+_STORY = flags.DEFINE_integer(
+  "story", 0, "Continue the prompt as text with up to so many pictures, numbered after --image."
 )
 _FPS = flags.DEFINE_float("fps", 8.0, "Frames per second of the video.")
 _COUNT = flags.DEFINE_integer(
@@ -117,6 +122,9 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
     prompt = media_command.text_prompt(saved, request, words)
     _tell(_choose_member(saved), prompt, sampling)
     return
+  if _STORY.value:
+    _tell_story(saved, request, words or [], sampling, drawing)
+    return
   prompt = media_command.drawing_prompt(saved, request, words or [])
   data, vision = media_command.media_data(saved), saved.vision
   saved, start = _choose_member(saved), time.perf_counter()
@@ -154,6 +162,39 @@ def _tell(saved: SavedModel, prompt, sampling: SamplingConfig) -> None:
     banned=text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size),
   )
   _print([], pieces, saved.tokenizer)
+
+
+def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingConfig) -> None:
+  """Prints text and writes pictures as they come."""
+  if not request.image or _STORY.value < 0:
+    raise UserError("--story needs --image, and a positive number of pictures")
+  prompt = media_command.story_prompt(saved, request, words)
+  data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
+  length = saved.config["data"]["row_length"]
+  saved = _choose_member(saved)
+  painter = Painter(saved.model, config, options=data.options(), window=data.look_back)
+  decoder = Decoder(saved.model, cache_length=length + _MAX_NEW_TOKENS.value, media=config)
+  made = tell(
+    decoder,
+    painter,
+    painter.load(saved.params, saved.bias, saved.vision.tokenizer),
+    prompt,
+    pictures=_STORY.value,
+    sampling=sampling,
+    drawing=drawing,
+    max_new_tokens=_MAX_NEW_TOKENS.value,
+    banned=text_banned(saved.model.vocab_size, tokenizer.vocab_size),
+  )
+  sys.stdout.reconfigure(errors="replace")
+  print(_PROMPT.value or "")
+  numbers = itertools.count(1)
+  for part in made:
+    if isinstance(part, list):
+      print(tokenizer.decode(part), flush=True)
+      continue
+    path = media_command.numbered(request.image, next(numbers))
+    media_command.write(str(path), part[None], fps=request.fps)
+    print(f"[{path}]", flush=True)
 
 
 def _drawing() -> DrawingConfig:

@@ -17,7 +17,7 @@ from ernie_jax.data.media_tasks import answer, describe
 from ernie_jax.errors import UserError
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
 from ernie_jax.media import Vision
-from ernie_jax.sequence import Item
+from ernie_jax.sequence import Item, SpecialToken, Text
 from ernie_jax.train.model_io import SavedModel
 
 
@@ -107,9 +107,7 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
     UserError: an input that cannot be read or used, or more frames than a row holds.
   """
   data, side = media_data(saved), saved.vision.config.tokenizer.side
-  inputs = [_read(path, saved) for path in request.inputs]
-  if any(len(media) > 1 for media in inputs):
-    raise UserError("--input: a drawing follows pictures, not videos")
+  inputs = _pictures(saved, request)
   if request.image:
     return draw_prompt(words, frames=1, side=side, before=[given_picture(m) for m in inputs])
   frames = request.frames or data.slots.frames
@@ -128,6 +126,24 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
     )
   given = inputs[0] if inputs else None
   return draw_prompt(words, frames=frames, side=side, given=given)
+
+
+def story_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int]) -> list[Item]:
+  """A document so far: pictures that are given, then words.
+
+  Raises:
+    UserError: an input that cannot be read or used.
+  """
+  given = [given_picture(media) for media in _pictures(saved, request)]
+  said = [Text(tuple(words))] if len(words) else []
+  return [Text((int(SpecialToken.BOS),)), *given, *said]
+
+
+def _pictures(saved: SavedModel, request: MediaRequest) -> list[UInt8[np.ndarray, "1 H W 3"]]:
+  inputs = [_read(path, saved) for path in request.inputs]
+  if any(len(media) > 1 for media in inputs):
+    raise UserError("--input: a drawing follows pictures, not videos")
+  return inputs
 
 
 def draw(
@@ -155,10 +171,16 @@ def write(path: str, made: UInt8[np.ndarray, "P F H W 3"], *, fps: float) -> lis
   base = pathlib.Path(path)
   paths = [base]
   if len(made) > 1:
-    paths = [base.with_stem(f"{base.stem}_{i}") for i in range(1, len(made) + 1)]
+    paths = [numbered(path, i) for i in range(1, len(made) + 1)]
   for one, frames in zip(paths, made):
     write_media(one, frames, fps=fps)
   return paths
+
+
+def numbered(path: str, number: int) -> pathlib.Path:
+  """NAME_number beside NAME."""
+  base = pathlib.Path(path)
+  return base.with_stem(f"{base.stem}_{number}")
 
 
 def _read(path: str, saved: SavedModel) -> UInt8[np.ndarray, "F H W 3"]:

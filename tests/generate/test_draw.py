@@ -18,6 +18,7 @@ from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
 from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig
+from ernie_jax.generate.story import tell
 from ernie_jax.model import UnifiedModel, initial_bias, text_logits
 from ernie_jax.sequence import Drawn, LayoutOptions, Text
 from ernie_jax.vision.quantizer import inputs_from_bits
@@ -206,3 +207,27 @@ def test_prompts_of_different_forms_are_refused(painter, weights):
   for prompts in ([prompt(70), prompt(70, frames=9)], [[Text((1, 70))]]):
     with pytest.raises(ValueError, match="must all end with media of one form"):
       painter.draw(weights, prompts, how=CHOSEN)
+
+
+def test_a_story_opens_pictures_draws_them_and_writes_on(painter, weights):
+  decoder = Decoder(MODEL, cache_length=96, media=CONFIG)
+  open_at_once = np.ones(MODEL.vocab_size, bool)  # BOI or nothing, then no BOI but one word
+  open_at_once[80] = False
+  told = list(
+    tell(
+      decoder,
+      painter,
+      weights,
+      [Text((1, 70))],
+      pictures=1,
+      sampling=SamplingConfig(temperature=1.0, seed=5),
+      drawing=CHOSEN,
+      max_new_tokens=3,
+      banned=open_at_once,
+    )
+  )
+  pictures = [part for part in told if not isinstance(part, list)]
+  assert len(pictures) <= 1 and all(p.shape == (1, 16, 16, 3) for p in pictures)
+  assert all(part == [80] * len(part) for part in told if isinstance(part, list))
+  if pictures:
+    assert isinstance(told[-1], list) and told[-1] == [80] * 3  # it wrote on, and drew no other

@@ -102,6 +102,14 @@ def test_a_question_about_a_picture_is_answered_in_text(run, picture):
   assert asked.endswith("\n") and asked != told
 
 
+def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path, picture):
+  arguments = dict(prompt="a red", story=1, max_new_tokens=4, input=[picture], seed=2)
+  printed = run("vision", image=str(tmp_path / "out.png"), **arguments).out
+  assert printed.startswith("a red\n")
+  drawn = sorted(p.name for p in tmp_path.glob("out*"))
+  assert drawn in ([], ["out_1.png"]) and printed.count("[") == len(drawn)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -115,6 +123,7 @@ def test_a_question_about_a_picture_is_answered_in_text(run, picture):
     (dict(video="out.gif", frames=1), "make no video"),
     (dict(video="out.gif", frames=21), "too many for the 80 of a row"),
     (dict(input=["absent.png"]), "absent.png"),
+    (dict(video="out.gif", story=1), "--story needs --image"),
     (dict(image="out.png", count=0), "--count must be at least 1"),
     (dict(image="out.png", guidance=-1.0), "--guidance"),
   ],
