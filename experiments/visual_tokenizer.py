@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
       raise ValueError(f"unknown argument {option!r}; known: tiny, video, bits=N")
 
   world = {"scene": {"max_objects": 2}, "train": 12_000, "documents": 0.0}
-  config.train.steps = 6000
+  config.train.steps = 5000
   config.train.schedule.peak = 2e-3
   config.train.schedule.warmup_steps = 40
   config.train.schedule.decay_fraction = 0.3
@@ -32,7 +32,8 @@ def get_config(arg: str = ""):
   if "video" in options:
     config.tokenizer.temporal = 4
     config.data.frames = 9
-    config.data.rows_per_batch = 16
+    config.data.rows_per_batch = 8
+    config.train.steps = 6000
     world["scene"]["frames"] = 9
     world["train"] = 4_000
   if "tiny" in options:
