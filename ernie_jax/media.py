@@ -137,7 +137,7 @@ def encode(
   media = Media(
     inputs=jnp.concatenate(inputs, axis=1),
     context=jnp.concatenate(context, axis=1),
-    start=jnp.asarray(np.concatenate(starts), jnp.int32),
+    start=jnp.asarray(np.concatenate(starts) if starts else np.zeros(1), jnp.int32),
   )
   return Encoded(media=media, targets=jnp.concatenate(targets, axis=1))
 

@@ -50,12 +50,13 @@ class VisionIO(nn.Module):
     if media is None:
       return jnp.zeros((*row.kind.shape, c.width), c.dtype)
     entry = entries(row, media.start)
-    sums = gather_entries(media.inputs, entry - 1).astype(c.dtype)
-    drawn = jnp.einsum("bli,id->bld", sums, projection.astype(c.dtype))
-    drawn += scales.astype(c.dtype)[
-      jnp.asarray(input_scale(code))[(row.media_element - 1) % code.elements]
-    ]
-    x = jnp.where((row.kind == Kind.VISION_TARGET)[..., None], drawn, 0)
+    x = jnp.zeros((*row.kind.shape, c.width), c.dtype)
+    if media.inputs.shape[1]:
+      sums = gather_entries(media.inputs, entry - 1).astype(c.dtype)
+      scale = jnp.asarray(input_scale(code))[(row.media_element - 1) % code.elements]
+      drawn = jnp.einsum("bli,id->bld", sums, projection.astype(c.dtype))
+      drawn += scales.astype(c.dtype)[scale]
+      x = jnp.where((row.kind == Kind.VISION_TARGET)[..., None], drawn, x)
     if media.context.shape[1]:
       seen = gather_entries(media.context, entry).astype(c.dtype)
       x = jnp.where((row.kind == Kind.VISION_CONTEXT)[..., None], seen, x)

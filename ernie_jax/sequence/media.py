@@ -36,7 +36,7 @@ class SlotsConfig:
     seen_images, seen_videos: slots of what it only looks at.
 
   Raises:
-    ValueError: a size below 1, a negative number, or no slots at all.
+    ValueError: a size below 1, or a negative number.
   """
 
   side: int = 32
@@ -50,8 +50,8 @@ class SlotsConfig:
     for name in ("side", "frames"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-    if min(self.counts) < 0 or not sum(self.counts):
-      raise ValueError(f"slots must not be negative, and not all 0, got {list(self.counts)}")
+    if min(self.counts) < 0:
+      raise ValueError(f"slots must not be negative, got {list(self.counts)}")
 
   @property
   def counts(self) -> tuple[int, int, int, int]:

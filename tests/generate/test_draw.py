@@ -220,14 +220,13 @@ def test_a_story_opens_pictures_draws_them_and_writes_on(painter, weights):
       weights,
       [Text((1, 70))],
       pictures=1,
-      sampling=SamplingConfig(temperature=1.0, seed=5),
+      sampling=SamplingConfig(temperature=100.0, seed=5),
       drawing=CHOSEN,
       max_new_tokens=3,
       banned=open_at_once,
     )
   )
   pictures = [part for part in told if not isinstance(part, list)]
-  assert len(pictures) <= 1 and all(p.shape == (1, 16, 16, 3) for p in pictures)
+  assert [p.shape for p in pictures] == [(1, 16, 16, 3)]
   assert all(part == [80] * len(part) for part in told if isinstance(part, list))
-  if pictures:
-    assert isinstance(told[-1], list) and told[-1] == [80] * 3  # it wrote on, and drew no other
+  assert told[-1] == [80] * 3  # it wrote on, and drew no other
