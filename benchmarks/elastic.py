@@ -128,12 +128,13 @@ def _trained(experiment: Experiment, workdir: pathlib.Path, seed: int, length: i
   train = dataclasses.replace(experiment.train, steps=experiment.train.steps * length)
   switch = min(experiment.objective.mtp_switch * length, np.iinfo(np.int32).max)
   objective = dataclasses.replace(experiment.objective, mtp_switch=switch)
+  first_step = experiment.elastic.first_step * length
   e = dataclasses.replace(
     experiment,
     seed=seed,
     train=train,
     objective=objective,
-    elastic=dataclasses.replace(experiment.elastic, **elastic),
+    elastic=dataclasses.replace(experiment.elastic, **elastic, first_step=first_step),
     data=dataclasses.replace(experiment.data, seed=seed),
   )
   run_lib.run_experiment(e, workdir, with_report=False)

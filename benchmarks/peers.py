@@ -180,10 +180,14 @@ def text_rows(tokens: np.ndarray):
 
 
 def _interleave(runs: dict[str, Callable[[], None]], *, rounds: int) -> dict[str, float]:
-  """Median seconds of each, one untimed round first, the sides taking turns."""
+  """Median seconds of each, one untimed round first, the sides taking turns.
+
+  The pause lets the other side's threads, which wait for work awake for a while, fall asleep.
+  """
   seconds = {name: [] for name in runs}
   for i in range(rounds + 1):
     for name, run in runs.items():
+      time.sleep(0.5)
       start = time.perf_counter()
       run()
       if i:

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import Active
@@ -46,6 +46,9 @@ class ElasticConfig:
     layer_choice: which layers a depth keeps below the always-kept top. "spaced" takes them evenly
       (so training sees the very layers that a sliced member has), "prefix" takes the first ones,
       "random" any (the report does not say).
+    first_step: the step from which members are drawn; before it every row runs the full
+      configuration. The report draws from the start; a short run, whose loss still falls steeply,
+      is held back less by the family if it joins later (see the README's measurements).
     members: names of the members that evaluation reports; the full model is always among them.
   """
 
@@ -57,12 +60,15 @@ class ElasticConfig:
   widths: tuple[int, ...] = ()
   min_top_k: int = 1
   layer_choice: Literal["spaced", "prefix", "random"] = "spaced"
+  first_step: int = 0
   members: tuple[str, ...] = ()
 
   def __post_init__(self):
     for name in ("depth_full", "width_full", "sparsity_full"):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name} must be a probability, got {getattr(self, name)}")
+    if self.first_step < 0:
+      raise ValueError(f"first_step must not be negative, got {self.first_step}")
     for name in ("min_depth", "min_top_k"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -165,23 +171,31 @@ def activate(
   )
 
 
-def sample(key: Array, rows: int, *, elastic: ElasticConfig, model: ModelConfig) -> Active:
+def sample(
+  key: Array,
+  rows: int,
+  *,
+  elastic: ElasticConfig,
+  model: ModelConfig,
+  step: Int[Array, ""] | int = 0,
+) -> Active:
   """Draws what each of `rows` rows runs (or, by step, what all run); the axes are independent.
 
   `key` must come from the step number alone, so that all hosts agree.
   """
+  early = jnp.asarray(step) < elastic.first_step
   lead = (rows,) if elastic.granularity == "row" else ()
   keys = jax.random.split(key, 6)
   return Active(
-    layers=jnp.moveaxis(_draw_layers(keys[0], keys[1], lead, elastic, model), -1, 0),
-    experts=jnp.moveaxis(_draw_experts(keys[2], keys[3], lead, elastic, model), -2, 0),
-    top_k=_draw_top_k(keys[4], keys[5], lead, elastic, model),
+    layers=jnp.moveaxis(_draw_layers(keys[0], keys[1], lead, early, elastic, model), -1, 0),
+    experts=jnp.moveaxis(_draw_experts(keys[2], keys[3], lead, early, elastic, model), -2, 0),
+    top_k=_draw_top_k(keys[4], keys[5], lead, early, elastic, model),
   )
 
 
-def _draw_layers(key_reduce, key_value, lead, elastic, model) -> Bool[Array, "*B N"]:
+def _draw_layers(key_reduce, key_value, lead, early, elastic, model) -> Bool[Array, "*B N"]:
   n, top = model.depth, max(1, model.top_layers)
-  full = jax.random.bernoulli(key_reduce, elastic.depth_full, lead)
+  full = early | jax.random.bernoulli(key_reduce, elastic.depth_full, lead)
   if n == 1:
     return jnp.ones((*lead, 1), bool)
   key_count, key_order = jax.random.split(key_value)
@@ -196,10 +210,10 @@ def _draw_layers(key_reduce, key_value, lead, elastic, model) -> Bool[Array, "*B
   return jnp.asarray(table)[count]
 
 
-def _draw_experts(key_reduce, key_value, lead, elastic, model) -> Bool[Array, "*B N E"]:
+def _draw_experts(key_reduce, key_value, lead, early, elastic, model) -> Bool[Array, "*B N E"]:
   n, e = model.depth, model.experts
   widths = elastic.widths or (max(model.top_k, e // 2),)
-  full = jax.random.bernoulli(key_reduce, elastic.width_full, lead)
+  full = early | jax.random.bernoulli(key_reduce, elastic.width_full, lead)
   key_width, key_subset = jax.random.split(key_value)
   width = jax.random.choice(key_width, jnp.asarray(widths), lead)
   width = jnp.where(full, e, width)
@@ -208,8 +222,8 @@ def _draw_experts(key_reduce, key_value, lead, elastic, model) -> Bool[Array, "*
   return rank < width[..., None, None]
 
 
-def _draw_top_k(key_reduce, key_value, lead, elastic, model):
+def _draw_top_k(key_reduce, key_value, lead, early, elastic, model):
   low, k = elastic.min_top_k, model.top_k
-  full = jax.random.bernoulli(key_reduce, elastic.sparsity_full, lead)
+  full = early | jax.random.bernoulli(key_reduce, elastic.sparsity_full, lead)
   drawn = jax.random.randint(key_value, lead, min(low, k), max(k, min(low, k) + 1))
   return jnp.where(full, k, drawn).astype(jnp.int32)

@@ -129,6 +129,7 @@ def make_tiny(config: ml_collections.ConfigDict) -> None:
   train.update(steps=40, log_every=5, checkpoint_every=20, evaluate_every=20)
   train.schedule.update(warmup_steps=5)
   config.objective.mtp_switch = min(config.objective.mtp_switch, 30)
+  config.elastic.first_step = min(config.elastic.first_step, 20)
   config.evaluation.rows = 4
 
 

@@ -129,7 +129,7 @@ class Pretrain:
       )
     active = None
     if self.elastic.trains_family:
-      active = sample(key, row.kind.shape[0], elastic=self.elastic, model=c)
+      active = sample(key, row.kind.shape[0], elastic=self.elastic, model=c, step=step)
     media = None if encoded is None else encoded.media
     output = self.model.apply({"params": params}, row, variables.bias, active, media=media)
     text = text_loss(output, row, params, c)

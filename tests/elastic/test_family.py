@@ -154,6 +154,16 @@ def test_a_draw_never_drops_the_top_nor_goes_below_the_least(seed, top, low, cho
     assert all(row.tolist() in known for row in active.layers.T)
 
 
+def test_before_the_first_step_of_the_family_every_row_is_full():
+  elastic = ElasticConfig(depth_full=0.0, width_full=0.0, sparsity_full=0.0, first_step=3)
+  key = jax.random.key(0)
+  drawn = [sample(key, 4, elastic=elastic, model=MODEL, step=step) for step in (2, 3)]
+  assert np.all(drawn[0].is_full(MODEL))
+  assert not np.any(drawn[1].is_full(MODEL))
+  always = sample(key, 4, elastic=dataclasses.replace(elastic, first_step=0), model=MODEL)
+  jax.tree.map(np.testing.assert_array_equal, drawn[1], always)
+
+
 @pytest.mark.parametrize("granularity", ["row", "step"])
 def test_the_same_key_draws_the_same(granularity):
   elastic = ElasticConfig(
