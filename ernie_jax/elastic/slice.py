@@ -60,6 +60,8 @@ def slice_member(
   )
   try:
     save_model(out, small)
+  except UserError as e:
+    raise UserError(f"--out: {e}") from e
   except OSError as e:
     raise UserError(f"--out: cannot write {e.filename or out}: {e.strerror}") from e
   return small

@@ -131,8 +131,9 @@ def test_figure_without_metrics_has_the_family_alone(tmp_path):
 
 
 def test_unwritable_figure_is_one_line(tmp_path):
+  (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot write"):
-    write_figure(tmp_path / "absent" / "a.png", family(), {})
+    write_figure(tmp_path / "file" / "a.png", family(), {})
 
 
 def test_a_figure_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypatch):
