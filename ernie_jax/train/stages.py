@@ -14,6 +14,7 @@ _STAGES = {
     "visual_tokenizer_run:build_experiment",
     "visual_tokenizer_run:run_experiment",
   ),
+  "audio_codec": ("audio_codec_run:build_experiment", "audio_codec_run:run_experiment"),
 }
 
 
