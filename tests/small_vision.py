@@ -50,8 +50,8 @@ def frozen_tokenizer():
   return jax.jit(lambda: initial_params(TOKENIZER, jax.random.key(1)), compiler_options=FAST)()
 
 
-def clear_params(frozen, model: ModelConfig = MODEL):
+def clear_params(frozen, model: ModelConfig = MODEL, vision: Vision | None = None):
   """Parameters in which every part matters: far from their small start."""
-  tree = unboxed_params(model, jax.random.key(0), Vision(CONFIG, frozen))
+  tree = unboxed_params(model, jax.random.key(0), vision or Vision(CONFIG, frozen))
   rng = np.random.default_rng(0)
   return jax.tree.map(lambda a: a * 2 + 0.1 * rng.normal(size=a.shape).astype(np.float32), tree)

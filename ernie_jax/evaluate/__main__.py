@@ -1,7 +1,11 @@
 """Scores a trained family: `python -m ernie_jax.evaluate --workdir=runs/quickstart`.
 
-Prints the table. WORKDIR/family.json and WORKDIR/report.png are written anew by the whole evaluation only:
-with --members, --max_rows or --step they stay as they are.
+  python -m ernie_jax.evaluate --workdir=runs/vision --prompts=512 --members=4x16x2,2x8x2 --sheet=sheet.png
+
+Prints the tables. A model with vision also draws and reads scenes, judged by programs: WORKDIR/vision.json has
+the scores, WORKDIR/vision.png pictures with their prompts. WORKDIR/family.json and WORKDIR/report.png are written anew
+by the whole evaluation only: with --members, --max_rows or --step they stay as they are, and with --members
+or --step so do those of vision.
 """
 
 import pathlib
@@ -14,6 +18,8 @@ from ernie_jax import cli
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate.family_table import MAX_ROWS
 from ernie_jax.evaluate.report import report, write_json
+from ernie_jax.evaluate.vision import PROMPTS
+from ernie_jax.train.model_io import read_config
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the trained model.", required=True, allow_override=True
@@ -26,6 +32,18 @@ _MAX_ROWS = flags.DEFINE_integer("max_rows", MAX_ROWS, "Held-out rows of each so
 _STEP = flags.DEFINE_integer(
   "step", None, "Checkpoint to score; default: the newest.", allow_override=True
 )
+_PROMPTS = flags.DEFINE_integer(
+  "prompts",
+  None,
+  f"Scenes of each split to draw and read, with vision; {PROMPTS} if not given, 0: none.",
+)
+_TEMPERATURE = flags.DEFINE_float(
+  "draw_temperature", None, "How pictures are drawn; config.evaluation.temperature if not given."
+)
+_GUIDANCE = flags.DEFINE_float(
+  "draw_guidance", None, "The same; config.evaluation.guidance if not given."
+)
+_SHEET = flags.DEFINE_string("sheet", None, "PNG file to write what is drawn to, with vision.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,11 +51,31 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"--max_rows must be at least 1, got {_MAX_ROWS.value}")
   if _JSON.value and not pathlib.Path(_JSON.value).parent.is_dir():
     raise UserError(f"--json: there is no directory {pathlib.Path(_JSON.value).parent}")
+  if _SHEET.value and not pathlib.Path(_SHEET.value).absolute().parent.is_dir():
+    raise UserError(f"--sheet: there is no directory {pathlib.Path(_SHEET.value).parent}")
+  prompts = PROMPTS if _PROMPTS.value is None else _PROMPTS.value
+  if prompts < 0:
+    raise UserError(f"--prompts must not be negative, got {prompts}")
+  has_vision = bool(read_config(_WORKDIR.value)["model"].get("vision"))
+  if (_PROMPTS.value or _SHEET.value) and not has_vision:
+    flag = "prompts" if _PROMPTS.value else "sheet"
+    raise UserError(f"--{flag}: the model in {_WORKDIR.value} has no vision")
   what = f"members {', '.join(_MEMBERS.value)}" if _MEMBERS.value else "every member"
   print(
-    f"scoring {what} of {_WORKDIR.value} on up to {_MAX_ROWS.value} held-out rows", file=sys.stderr
+    f"scoring {what} of {_WORKDIR.value} on up to {_MAX_ROWS.value} held-out rows"
+    + (f" and {prompts} prompts of each kind" if has_vision else ""),
+    file=sys.stderr,
   )
-  found = report(_WORKDIR.value, members=_MEMBERS.value, max_rows=_MAX_ROWS.value, step=_STEP.value)
+  found = report(
+    _WORKDIR.value,
+    members=_MEMBERS.value,
+    max_rows=_MAX_ROWS.value,
+    step=_STEP.value,
+    prompts=prompts if has_vision else 0,
+    sheet=_SHEET.value,
+    temperature=_TEMPERATURE.value,
+    guidance=_GUIDANCE.value,
+  )
   if _JSON.value:
     write_json(_JSON.value, found.to_json())
 

@@ -178,6 +178,7 @@ class Painter:
     how: DrawingConfig,
     active: Active | None = None,
     progress: Callable[[int, int], None] | None = None,
+    at_least: int = 0,
   ) -> UInt8[np.ndarray, "P F H W 3"]:
     """Draws what each prompt ends with.
 
@@ -187,11 +188,14 @@ class Painter:
       how: temperature, guidance, seed. Prompt p draws the same alone and in a batch at the same place.
       active: the member to run, by masks for all rows alike; None is the whole model.
       progress: called with (latent frames done, all of them).
+      at_least: positions to lay out, as `prompt_batch` has it.
 
     Raises:
       ValueError: a prompt that does not end with `Drawn`, or prompts of different forms.
     """
-    made = self.frames(weights, prompts, how=how, active=active, progress=progress)
+    made = self.frames(
+      weights, prompts, how=how, active=active, progress=progress, at_least=at_least
+    )
     totals = [frame.total for frame in made]
     last = _last(prompts)
     if last.given:
@@ -207,6 +211,7 @@ class Painter:
     how: DrawingConfig,
     active: Active | None = None,
     progress: Callable[[int, int], None] | None = None,
+    at_least: int = 0,
   ) -> list[Frame]:
     """The latent frames that `draw` decodes; arguments as there."""
     last = _last(prompts)
@@ -216,7 +221,7 @@ class Painter:
     rows = [*prompts]
     if how.guidance != 1:
       rows += [[Text((int(SpecialToken.BOS),)), prompt[-1]] for prompt in prompts]
-    batch = prompt_batch(rows, self.shapes, self.options, tail=tail)
+    batch = prompt_batch(rows, self.shapes, self.options, tail=tail, at_least=at_least)
     start = batch.row.kind.shape[1] - tail
     cut = lambda a, b: jax.tree.map(lambda x: x[:, a:b], batch.row)
     first = batch.replace(row=cut(0, start))

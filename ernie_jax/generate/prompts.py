@@ -29,7 +29,12 @@ _STEP = 16  # lengths are rounded up to multiples of it: fewer compilations
 
 
 def prompt_batch(
-  prompts: Sequence[Sequence[Item]], shapes: MediaShapes, options: LayoutOptions, *, tail: int = 0
+  prompts: Sequence[Sequence[Item]],
+  shapes: MediaShapes,
+  options: LayoutOptions,
+  *,
+  tail: int = 0,
+  at_least: int = 0,
 ) -> MediaRow:
   """Lays out prompts, one row each.
 
@@ -38,6 +43,7 @@ def prompt_batch(
     shapes: how media become positions.
     options: as in training.
     tail: positions at the end that do not count for rounding the length up.
+    at_least: positions to lay out, were all prompts shorter: batches of one length compile once.
 
   Raises:
     ValueError: media of different sizes.
@@ -45,11 +51,11 @@ def prompt_batch(
   slots = _slots(prompts)
   made = []
   for prompt in prompts:
-    length = sum(_length(item, shapes) for item in prompt)
+    length = prompt_length(prompt, shapes)
     builder = RowBuilder(shapes, slots, length=length, options=options)
     assert builder.add(prompt)
     made.append(builder.finish())
-  longest = max(one.row.length for one in made)
+  longest = max(at_least, *(one.row.length for one in made))
   length = -(-(longest - tail) // _STEP) * _STEP + tail
   stack = lambda rows: jax.tree.map(lambda *fields: np.stack(fields), *rows)
   return MediaRow(
@@ -57,6 +63,11 @@ def prompt_batch(
     drawn=stack([one.drawn for one in made]),
     seen=stack([one.seen for one in made]),
   )
+
+
+def prompt_length(prompt: Sequence[Item], shapes: MediaShapes) -> int:
+  """Positions that a prompt takes."""
+  return sum(_length(item, shapes) for item in prompt)
 
 
 def _pad_left(row: Row, length: int) -> Row:

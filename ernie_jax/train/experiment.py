@@ -55,19 +55,28 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """What is measured on held-out text.
+  """What is measured on held-out text and scenes.
 
   Attributes:
     rows: held-out rows for the losses during training; the final table reads its own, larger number.
     prompt: what the sample at the end of a run continues.
+    prompts: scenes of each split that the full model draws and reads at the end of a run with vision;
+      0: none. The command asks more, and every member.
+    temperature, guidance: how they are drawn; see `generate.draw.DrawingConfig`.
   """
 
   rows: int = 16
   prompt: str = "import os\n"
+  prompts: int = 64
+  temperature: float = 0.5
+  guidance: float = 2.0
 
   def __post_init__(self):
     if self.rows < 1:
       raise ValueError(f"rows must be at least 1, got {self.rows}")
+    for name in ("prompts", "temperature", "guidance"):
+      if not getattr(self, name) >= 0:
+        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +139,7 @@ def make_tiny(config: ml_collections.ConfigDict) -> None:
   train.schedule.update(warmup_steps=5)
   config.objective.mtp_switch = min(config.objective.mtp_switch, 30)
   config.elastic.first_step = min(config.elastic.first_step, 20)
-  config.evaluation.rows = 4
+  config.evaluation.update(rows=4, prompts=0)  # drawing takes a minute to compile
 
 
 def build_experiment(values: Any) -> Experiment:

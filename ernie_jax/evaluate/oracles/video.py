@@ -97,7 +97,11 @@ def judge_video(video: UInt8[np.ndarray, "T S S 3"], expected: Expected) -> Vide
     expected: a scene, or the objects and the sign that a prompt describes; an object whose motion is None
       may do as it likes.
   """
-  readings = [read_picture(frame) for frame in video]
+  return score_readings([read_picture(frame) for frame in video], expected)
+
+
+def score_readings(readings: Sequence[Reading], expected: Expected) -> VideoScore:
+  """`judge_video` of frames that were read already."""
   tracks = join(readings)
   objects = expected.objects
   partners = pair_up(objects, tracks)

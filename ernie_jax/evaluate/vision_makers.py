@@ -1,0 +1,207 @@
+"""Who draws and tells what is scored: a member of a family, or what stands in its place as a ceiling or control.
+
+Letters: P prompts, F pixel frames, S side.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ernie_jax.backbone.inputs import Active
+from ernie_jax.data import media_tasks
+from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.evaluate.oracles.video import static_video
+from ernie_jax.evaluate.tokenizer import reconstruct
+from ernie_jax.evaluate.vision_prompts import Prompt, Prompts, Task
+from ernie_jax.generate.decode import Decoder
+from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt
+from ernie_jax.generate.prompts import prompt_batch, prompt_length
+from ernie_jax.generate.sampling import SamplingConfig, text_banned
+from ernie_jax.sequence import Item, SpecialToken
+from ernie_jax.train.model_io import SavedModel
+from ernie_jax.vision.tokenizer import TokenizerConfig
+
+BATCH = 64  # prompts of one call
+_SPARE_TOKENS = (
+  8  # a text may be longer than the longest right one by this much before it is cut off
+)
+_EOS = int(SpecialToken.EOS)
+
+Outputs = Sequence[UInt8[np.ndarray, "F S S 3"]] | Sequence[str]
+Progress = Callable[[int], Any]
+
+
+class Maker(Protocol):
+  """Makes what is scored.
+
+  Attributes:
+    name: of its column.
+    per_second: outputs a second for each task's name, compilation left out; empty where it says nothing.
+  """
+
+  name: str
+  per_second: Mapping[str, float]
+
+  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
+    """An output for each prompt, None for a task that it does not do; `progress` counts prompts done."""
+
+
+class Truth:
+  """The ground truth: the oracle's own ceiling."""
+
+  name, per_second = "truth", {}
+
+  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
+    progress(len(prompts))
+    if task.draws:
+      return [p.media for p in prompts]
+    return [p.caption if task.form == "describe" else p.question.answer for p in prompts]
+
+
+class Static:
+  """The first frame of the truth, held: what a video without motion earns."""
+
+  name, per_second = "static", {}
+
+  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
+    progress(len(prompts))
+    return [static_video(p.media) for p in prompts] if task.draws and task.moving else None
+
+
+class Rebuilt:
+  """The truth through the visual tokenizer: the most that any model of its bits can draw."""
+
+  name, per_second = "rebuilt", {}
+
+  def __init__(self, config: TokenizerConfig, params: Any):
+    self._config, self._params = config, params
+
+  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
+    progress(len(prompts))
+    if not task.draws:
+      return None
+    return list(reconstruct(self._config, self._params, np.stack([p.media for p in prompts])).after)
+
+
+class Studio:
+  """The compiled functions of one saved model, for every member and every task; each compiles once.
+
+  All batches of a task have one size and one length. A member is an input (`Active`), not a model of its
+  own: skipped layers cost nothing, and a slice would compile everything anew.
+  """
+
+  def __init__(
+    self, saved: SavedModel, data: MediaDataConfig, prompts: Prompts, drawing: DrawingConfig
+  ):
+    """Compiles nothing yet. `prompts` are all that will be asked, for their lengths."""
+    self.drawing = drawing
+    self.batch = min(BATCH, *map(len, prompts.values()))
+    self._tokenizer, self._config = saved.tokenizer, saved.vision.config
+    self._model, self._prompts, self._options = saved.model, prompts, data.options()
+    self._shapes = self._config.shapes(window=data.look_back)
+    self._painter = Painter(saved.model, self._config, options=self._options, window=data.look_back)
+    self._weights = self._painter.load(saved.params, saved.bias, saved.vision.tokenizer)
+    self._banned = text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size)
+    self._lengths: dict[Task, int] = {}
+    self._decoders: dict[Task, tuple[Decoder, int]] = {}
+    self.warm: set[Task] = set()
+
+  def run(
+    self, task: Task, prompts: Sequence[Prompt], active: Active | None, number: int
+  ) -> Outputs:
+    """Outputs of one batch; `number` makes its draws differ from those of other batches."""
+    padded = [*prompts, *[prompts[-1]] * (self.batch - len(prompts))]
+    items = [self._items(task, prompt) for prompt in padded]
+    make = self._draw if task.draws else self._tell
+    return make(task, items, active, number)[: len(prompts)]
+
+  def _items(self, task: Task, prompt: Prompt) -> list[Item]:
+    """The prompt in the form that training gave it."""
+    if task.form == "describe":
+      return media_tasks.describe(prompt.media, None)
+    if task.form == "answer":
+      return media_tasks.answer(prompt.media, self._encode(prompt.question.question), None)
+    given = prompt.media[:1] if task.form == "extend" else None
+    frames, side = prompt.media.shape[:2]
+    return draw_prompt(self._encode(prompt.caption), frames=frames, side=side, given=given)
+
+  def _encode(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text).tolist()
+
+  def _length(self, task: Task) -> int:
+    """Positions of the longest prompt of a task."""
+    if task not in self._lengths:
+      self._lengths[task] = max(
+        prompt_length(self._items(task, prompt), self._shapes)
+        for (_, moving), asked in self._prompts.items()
+        if moving == task.moving
+        for prompt in asked
+      )
+    return self._lengths[task]
+
+  def _draw(self, task: Task, items, active, number: int) -> Outputs:
+    how = dataclasses.replace(self.drawing, seed=(self.drawing.seed + number) % 2**32)
+    return list(
+      self._painter.draw(self._weights, items, how=how, active=active, at_least=self._length(task))
+    )
+
+  def _tell(self, task: Task, items, active, number: int) -> Outputs:
+    del number  # the likeliest text is taken
+    batch = prompt_batch(items, self._shapes, self._options, at_least=self._length(task))
+    decoder, most = self._decoder(task, batch.row.kind.shape[1])
+    pieces = decoder.stream_media(
+      self._weights,
+      batch,
+      sampling=SamplingConfig(temperature=0.0),
+      max_new_tokens=most,
+      stop_ids=[_EOS],
+      banned=self._banned,
+      active=active,
+    )
+    made: list[list[int]] = [[] for _ in items]
+    for piece in pieces:
+      for b, ids in enumerate(made):
+        ids += piece.row(b)
+    return [self._tokenizer.decode(i for i in ids if i != _EOS) for ids in made]
+
+  def _decoder(self, task: Task, length: int) -> tuple[Decoder, int]:
+    """A cache just large enough, and the tokens that an answer may take."""
+    if task not in self._decoders:
+      say = lambda p: p.caption if task.form == "describe" else p.question.answer
+      asked = [
+        p for (_, moving), many in self._prompts.items() if moving == task.moving for p in many
+      ]
+      most = max(len(self._encode(say(p))) for p in asked) + _SPARE_TOKENS
+      decoder = Decoder(self._model, cache_length=length + most, media=self._config)
+      self._decoders[task] = decoder, most
+    return self._decoders[task]
+
+
+class MemberMaker:
+  """A member of the family at work."""
+
+  def __init__(self, name: str, studio: Studio, active: Active | None):
+    self.name, self._studio, self._active = name, studio, active
+    self._timed: dict[str, tuple[int, float]] = {}
+
+  @property
+  def per_second(self) -> dict[str, float]:
+    """Prompts a second in batches that compiled nothing."""
+    return {name: count / seconds for name, (count, seconds) in self._timed.items()}
+
+  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
+    outputs = []
+    for number, start in enumerate(range(0, len(prompts), self._studio.batch)):
+      asked = prompts[start : start + self._studio.batch]
+      began = time.perf_counter()
+      outputs += self._studio.run(task, asked, self._active, number)
+      if task in self._studio.warm:
+        count, seconds = self._timed.get(task.name, (0, 0.0))
+        self._timed[task.name] = count + len(asked), seconds + time.perf_counter() - began
+      self._studio.warm.add(task)
+      progress(len(asked))
+    return outputs
