@@ -225,7 +225,7 @@ def _show(split: str, task: Task, prompt: Prompt, output: Any, reader: Reader) -
   return Shown(
     section=f"{task.name}, {SPLITS[split]}",
     media=output if task.draws else prompt.media,
-    words=asked if task.draws else f"{asked} {output}".strip(),
+    words=asked if task.draws else f"{asked}\n{output}".strip(),
     right=bool(np.all(found[task.headline] == 1)),
   )
 

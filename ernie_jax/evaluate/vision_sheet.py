@@ -18,6 +18,7 @@ from ernie_jax.whole_file import written_whole
 WIDTH = 1248  # of the sheet, in pixels: eight pictures, or two videos of nine frames
 _PICTURE, _FRAME = 128, 64  # sides that a picture and a frame of a video are enlarged to, about
 _EDGE, _GAP = 4, 10  # of the coloured frame, and around a cell
+_BETWEEN = 2  # white columns between frames
 _TEXT, _TITLE = 11, 15  # font sizes
 _LINE = _TEXT + 3
 _CHARACTER = 5.6  # mean width at that size
@@ -76,7 +77,7 @@ def _scale(one: Shown) -> int:
 
 def _cell_width(one: Shown) -> int:
   frames, _, side, _ = one.media.shape
-  return frames * side * _scale(one) + 2 * (_EDGE + _GAP)
+  return frames * (side * _scale(one) + _BETWEEN) - _BETWEEN + 2 * (_EDGE + _GAP)
 
 
 def _title(text: str) -> Image.Image:
@@ -90,15 +91,14 @@ def _row(cells: Sequence[Shown]) -> Image.Image:
   """Cells side by side, as high as the one with most words."""
   width = _cell_width(cells[0])
   characters = int((width - 2 * _GAP) / _CHARACTER)
-  texts = [textwrap.wrap(_printable(cell.words), characters) or ["(nothing)"] for cell in cells]
+  texts = [_lines(cell.words, characters) for cell in cells]
   side = cells[0].media.shape[1] * _scale(cells[0])
   height = side + 2 * _EDGE + _GAP + _LINE * max(map(len, texts)) + _GAP
   row = Image.new("RGB", (WIDTH, height), "white")
   pen, font = ImageDraw.Draw(row), ImageFont.load_default(size=_TEXT)
   for i, (cell, lines) in enumerate(zip(cells, texts)):
     left = i * width + _GAP
-    pixels = np.concatenate(list(cell.media), axis=1)
-    picture = Image.fromarray(pixels.repeat(_scale(cell), 0).repeat(_scale(cell), 1))
+    picture = _strip(cell)
     box = (left, 0, left + picture.width + 2 * _EDGE - 1, picture.height + 2 * _EDGE - 1)
     pen.rectangle(box, fill=_RIGHT if cell.right else _WRONG)
     row.paste(picture, (left + _EDGE, _EDGE))
@@ -109,6 +109,20 @@ def _row(cells: Sequence[Shown]) -> Image.Image:
   return row
 
 
+def _strip(one: Shown) -> Image.Image:
+  """Its frames, enlarged, side by side."""
+  frames = one.media.repeat(_scale(one), 1).repeat(_scale(one), 2)
+  apart = np.pad(frames, ((0, 0), (0, 0), (0, _BETWEEN), (0, 0)), constant_values=255)
+  return Image.fromarray(np.concatenate(list(apart), axis=1)[:, :-_BETWEEN])
+
+
+def _lines(words: str, characters: int) -> list[str]:
+  """The words wrapped, without what the font cannot show."""
+  shown = words.encode("latin-1", errors="replace").decode("latin-1")
+  wrapped = [part for line in shown.splitlines() for part in textwrap.wrap(line, characters)]
+  return wrapped or ["(nothing)"]
+
+
 def _cross(pen: ImageDraw.ImageDraw, right: int, top: int) -> None:
   """A small cross in the top right corner."""
   size = 10
@@ -117,8 +131,3 @@ def _cross(pen: ImageDraw.ImageDraw, right: int, top: int) -> None:
   x0, y0, x1, y1 = corners
   for line in ((x0, y0, x1, y1), (x0, y1, x1, y0)):
     pen.line(line, fill=_WRONG, width=2)
-
-
-def _printable(text: str) -> str:
-  """Without what the font cannot show."""
-  return text.encode("latin-1", errors="replace").decode("latin-1")
