@@ -7,6 +7,7 @@ import shutil
 # Read when jax is first imported, so it must be set before any of our modules is.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import pytest
 
 from ernie_jax.sharding.mesh import simulate_devices
@@ -15,6 +16,13 @@ from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
 
 # For the meshes. An option, not XLA_FLAGS, so that programs which tests start see one device.
 simulate_devices(8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_go_with_their_file():
+  """Nothing compiled outlives its test file: all of them together take more than 8 GB."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
