@@ -53,7 +53,7 @@ def get_config(arg: str = ""):
   config.objective.history.update(flip_max=0.15)
   config.evaluation.update(rows=32, prompt="")
 
-  config.train.update(steps=3000, log_every=20, evaluate_every=250, checkpoint_every=500)
+  config.train.update(steps=6000, log_every=20, evaluate_every=250, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=4e-3, warmup_steps=60)
 
