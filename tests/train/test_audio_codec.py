@@ -1,0 +1,275 @@
+"""The codec's task and stage: what a step moves, data that resume, and the command up to its report."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import runpy
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ernie_jax
+from ernie_jax.audio.codec import CodecConfig, EncoderConfig, initial_params
+from ernie_jax.audio.decoders import DecoderConfig
+from ernie_jax.audio.discriminator import DiscriminatorConfig
+from ernie_jax.audio.losses import SpectraConfig
+from ernie_jax.audio.quantizer import RvqConfig
+from ernie_jax.audio.teacher import LabelTeacher
+from ernie_jax.data.speech_batches import UNKNOWN, SoundConfig, SpeechBatch, SpeechBatches
+from ernie_jax.data.speech_example import SpeechExample
+from ernie_jax.errors import UserError
+from ernie_jax.evaluate import codec as evaluate
+from ernie_jax.train import audio_codec_run, codec_io, stages
+from ernie_jax.train.audio_codec import CodecLossConfig, CodecTask
+from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
+from ernie_jax.train.schedule import ScheduleConfig, make_schedule
+from ernie_jax.train.state import create
+from ernie_jax.train.step import make_step
+
+FAST = {"xla_backend_optimization_level": 0}
+SMALL = {"width": 8, "blocks": 1, "frame_width": 4, "frame_blocks": 1}
+CODE = RvqConfig(levels=2, codes=4, width=6, semantic_width=4, revive_every=1)
+CODEC = CodecConfig(CODE, EncoderConfig(**SMALL), DecoderConfig(kind="istft", **SMALL))
+SPECTRA = SpectraConfig(windows=(256,), bands=(16,))
+EVERYTHING = CodecLossConfig(spectra=SPECTRA, level_drop=0.5, adversarial=0.1, feature=0.1)
+
+
+def batch(rows=2, frames=3):
+  rng = np.random.default_rng(0)
+  return SpeechBatch(
+    waveform=rng.integers(-3000, 3000, (rows, 1280 * frames)).astype(np.int16),
+    phones=rng.integers(0, 14, (rows, 10 * frames)).astype(np.uint8),
+    f0=np.full((rows, 10 * frames), 180, np.float32),
+  )
+
+
+@functools.cache
+def stepped():
+  """The states before and after a step of two micro-batches with every term, and its report."""
+  task = CodecTask(
+    CODEC,
+    EVERYTHING,
+    teacher=LabelTeacher(14),
+    discriminator=DiscriminatorConfig(windows=(256,), widths=(4,)),
+  )
+  shapes = jax.eval_shape(lambda: nn.unbox(task.init(jax.random.key(0))[0]))
+  schedule = make_schedule(ScheduleConfig(warmup_steps=0), 10)
+  optimizer = make_optimizer(OptimizerConfig(), schedule, shapes)
+  before = create(task, optimizer, 0)
+  stacked = jax.tree.map(lambda x: np.stack([x, x]), batch())
+  step = jax.jit(make_step(task, optimizer, schedule), compiler_options=FAST)
+  after, report = step(before, stacked, jnp.asarray(2))
+  return before, after, report
+
+
+def test_a_step_with_every_term_moves_every_network_and_the_codes():
+  before, after, report = stepped()
+  assert report.finite
+  names = ["mel", "stft", "pitch", "commitment", "semantic", "generator", "feature"]
+  assert {f"loss/{n}" for n in (*names, "discriminator")} <= set(report.metrics)
+  total = sum(v for n, v in report.metrics.items() if n.startswith("loss/"))
+  np.testing.assert_allclose(report.loss, total, rtol=1e-4)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
+  assert set(moved) == {"codec", "discriminator", "semantic"}
+  names = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  unmoved = {names(p) for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m}
+  # Both sides of the hinge draw at a shared bias equally hard while no logit is beyond its margin.
+  assert unmoved <= {"discriminator/logits_256/bias"}
+  assert (before.variables.vectors != after.variables.vectors).any()
+
+
+def test_the_counts_of_a_step_are_those_of_all_its_micro_batches():
+  _, after, _ = stepped()
+  vectors = 2 * 2 * 3  # micro-batches, rows, codec frames; all rows use the first level
+  want = CODE.decay * CODE.codes + (1 - CODE.decay) * vectors
+  np.testing.assert_allclose(after.variables.count[0].sum(), want, rtol=1e-4)
+
+
+def test_a_loss_that_needs_a_teacher_is_refused_without():
+  with pytest.raises(ValueError, match="teacher"):
+    CodecTask(CODEC, EVERYTHING)
+
+
+class Clips(list):
+  """Clips of given lengths in frames, that say where each sample is from."""
+
+  fingerprint = "clips"
+
+  def __init__(self, *lengths, labels=True):
+    for n in lengths:
+      wave = (np.arange(n * 128) // 128 + 1).astype(np.int16)
+      given = {"phones": np.arange(n).astype(np.uint8), "f0": np.arange(n, dtype=np.float32)}
+      self.append(SpeechExample(waveform=wave, **(given if labels else {})))
+
+
+def batches(clips, **options):
+  config = SoundConfig(code_frames=2, rows_per_batch=4)
+  return SpeechBatches([clips], config, tracker=lambda w: np.full(len(w) // 128, 99.0), **options)
+
+
+def test_labels_stay_with_their_samples_and_short_clips_are_filled_up():
+  data = batches(Clips(50, 12))
+  starts = set()
+  for _ in range(20):
+    found = next(data)
+    assert found.waveform.shape == (4, 2560) and found.phones.shape == found.f0.shape == (4, 20)
+    frames = found.waveform[:, ::128].astype(int)
+    inside = frames > 0
+    np.testing.assert_array_equal(found.phones[inside], frames[inside] - 1)
+    np.testing.assert_array_equal(found.f0[inside], frames[inside] - 1)
+    assert (found.phones[~inside] == UNKNOWN).all() and not found.f0[~inside].any()
+    starts |= set(frames[inside.all(1), 0].tolist())
+  assert 1 in starts and len(starts) > 5
+  data.close()
+
+
+def test_unlabelled_clips_get_a_tracked_pitch_and_no_phones():
+  found = next(batches(Clips(50, labels=False)))
+  assert (found.f0 == 99).all() and (found.phones == UNKNOWN).all()
+
+
+def test_batches_resume_where_they_stopped_and_hosts_share_them():
+  whole = batches(Clips(50, 60, 70))
+  first, second = next(whole), next(whole)
+  resumed = batches(Clips(50, 60, 70))
+  resumed.set_state({"next_row": 4, "speech": ["clips"]})
+  np.testing.assert_array_equal(next(resumed).waveform, second.waveform)
+  assert resumed.get_state() == whole.get_state()
+  parts = [next(batches(Clips(50, 60, 70), host=h, hosts=2)).waveform for h in range(2)]
+  np.testing.assert_array_equal(np.concatenate(parts), first.waveform)
+  with pytest.raises(UserError, match="has changed"):
+    resumed.set_state({"next_row": 0, "speech": ["other"]})
+
+
+FILE = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments" / "audio_codec.py"
+
+
+def from_file(arg):
+  config = runpy.run_path(FILE)["get_config"](arg)
+  return stages.stage_of(config).build(config)
+
+
+@pytest.mark.parametrize(
+  "arg, kind, levels", [("", "source_filter", 4), ("general", "istft", 4), ("tiny", None, 4)]
+)
+def test_the_experiment_builds_with_its_arguments(arg, kind, levels):
+  e = from_file(arg)
+  assert kind in (None, e.codec.decoder.kind)
+  assert e.codec.quantizer.levels == levels
+  shapes = jax.eval_shape(lambda: nn.unbox(audio_codec_run.make_task(e).init(jax.random.key(0))))
+  assert shapes[1].vectors.shape == (levels, e.codec.quantizer.codes, e.codec.quantizer.width)
+  assert ("discriminator" in shapes[0]) == (arg == "general")
+
+
+def test_unknown_arguments_are_refused():
+  with pytest.raises(ValueError, match="unknown argument 'tinny'"):
+    from_file("tinny")
+
+
+@functools.cache
+def tiny_experiment(folder: str):
+  config = audio_codec_run.default_config()
+  world = {"train": 12, "validation": 2, "unseen_speakers": 2, "unseen_pairs": 1}
+  config.data.update(worlds=(world,), data_dir=f"{folder}/data", rows_per_batch=2, code_frames=4)
+  config.codec.quantizer.update(levels=2, codes=4, width=6, semantic_width=4)
+  config.codec.encoder.update(**SMALL)
+  config.codec.decoder.update(**SMALL)
+  config.loss.spectra.update(windows=(256,), bands=(16,))
+  config.mesh.data = 1
+  config.train.update(steps=2, log_every=1, evaluate_every=2, checkpoint_every=2)
+  config.update(examples=2, metric_examples=2, oracle_dir=f"{folder}/oracles")
+  return audio_codec_run.build_experiment(config)
+
+
+def test_an_experiment_runs_resumes_and_is_read_back(tmp_path, capsys):
+  e = tiny_experiment(str(tmp_path))
+  audio_codec_run.run_experiment(e, tmp_path / "run")
+  found = json.loads((tmp_path / "run" / "report.json").read_text())
+  assert found["step"] == 2
+  for split in ("validation", "unseen_speakers"):
+    scores = found[split]
+    assert len(scores["perplexity"]) == len(scores["used"]) == len(scores["probes"]["phone"]) == 2
+    assert scores["ceiling"]["word_error"] == 0 and scores["ceiling"]["track_median"] < 0.5
+    assert scores["floor"]["word_error"] > 0.5
+    assert scores["oracle"]["phone_error"] >= 0
+  assert (tmp_path / "run" / "report.png").stat().st_size > 0
+  saved = codec_io.load_codec(tmp_path / "run")
+  assert saved.config == e.codec and saved.step == 2 and saved.vectors.shape == (2, 4, 6)
+  jax.tree.map(lambda a, b: None, saved.params, initial_params(e.codec, jax.random.key(0)))
+
+  capsys.readouterr()
+  longer = dataclasses.replace(e, train=dataclasses.replace(e.train, steps=3, checkpoint_every=3))
+  audio_codec_run.run_experiment(longer, tmp_path / "run")
+  assert "steps 2 to 3" in capsys.readouterr().out
+  assert codec_io.load_codec(tmp_path / "run").step == 3
+  audio_codec_run.run_experiment(longer, tmp_path / "run")
+  assert "is finished: step 3 of 3" in capsys.readouterr().out
+
+  other = dataclasses.replace(e, loss=dataclasses.replace(e.loss, mel=2.0))
+  with pytest.raises(UserError, match=r"config\.loss\.mel was 1\.0, is 2\.0"):
+    audio_codec_run.run_experiment(other, tmp_path / "run")
+
+  on = dataclasses.replace(e, start=str(tmp_path / "run"))
+  start = audio_codec_run.first_start(on)
+  np.testing.assert_array_equal(start.codebooks.vectors, codec_io.load_codec(on.start).vectors)
+  task = audio_codec_run.make_task(on, start)
+  params, books = jax.jit(task.init, compiler_options=FAST)(jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, nn.unbox(params)["codec"], start.params)
+  np.testing.assert_array_equal(books.count, start.codebooks.count)
+
+
+def test_a_workdir_without_a_codec_is_told_in_one_line(tmp_path):
+  with pytest.raises(UserError, match="no audio codec"):
+    codec_io.load_codec(tmp_path)
+  (tmp_path / "config.json").write_text('{"model": {}}')
+  with pytest.raises(UserError, match="holds no audio codec"):
+    codec_io.load_codec(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"loss": {"mel": -1.0}}, "mel must not be negative"),
+    ({"codec": {"quantizer": {"semantic_width": 99}}}, "semantic_width"),
+    ({"codec": {"decoder": {"kind": "wave"}}}, "codec.decoder.kind"),
+    ({"data": {"worlds": (), "folders": ({"path": "x"},)}}, "loss.semantic must be 0"),
+  ],
+)
+def test_impossible_values_are_told_in_one_line(change, message):
+  config = audio_codec_run.default_config()
+  for section, values in change.items():
+    config[section].update(values)
+  with pytest.raises(UserError, match=message):
+    audio_codec_run.build_experiment(config)
+
+
+def test_distortion_ignores_scale_and_counts_noise():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=4000)
+  assert evaluate.si_sdr(x, 0.3 * x) > 60
+  np.testing.assert_allclose(evaluate.si_sdr(x, x + 0.1 * rng.normal(size=4000)), 20, atol=0.5)
+
+
+def test_use_of_codes_is_counted_level_by_level():
+  codes = np.stack([np.arange(40) % 4, np.zeros(40, int)], -1)
+  found = evaluate.usage(codes, 8)
+  np.testing.assert_allclose(found["perplexity"], [4, 1])
+  assert found["used"] == [4, 1]
+
+
+def test_a_probe_finds_what_a_level_says_and_nothing_else():
+  rng = np.random.default_rng(0)
+  vectors = rng.normal(size=(2, 14, 16)).astype(np.float32)
+  examples, codes = [], []
+  for i in range(24):
+    phones = np.repeat(rng.integers(0, 14, 30), 10).astype(np.uint8)
+    wave = np.zeros(len(phones) * 128, np.int16)
+    examples.append(SpeechExample(waveform=wave, phones=phones, speaker=f"{i % 2}"))
+    codes.append(np.stack([phones[::10], rng.integers(0, 14, 30)], -1))
+  found = evaluate.probes(codes, examples, vectors)
+  assert found["phone"][0] > 0.95 and found["phone"][1] < 0.3
+  assert max(found["speaker"]) < 0.7
