@@ -3,10 +3,11 @@
 PSNR alone is a weak measure: at 30 dB a quarter of the pictures may already be misread, small shapes
 first. So the oracles of the world judge reconstructions, beside their ceiling on the originals.
 
-Letters: N examples, T frames, S side.
+Letters: N examples, B of a batch, T frames, S side.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import matplotlib.image
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Array, Bool, UInt8
 
 from ernie_jax.data.media_example import MediaExample
 from ernie_jax.data.world.render import render
@@ -48,19 +49,21 @@ def reconstruct(
   config: TokenizerConfig, params: Any, video: UInt8[np.ndarray, "N T S S 3"]
 ) -> Reconstructed:
   """Encodes and decodes all examples."""
-
-  @jax.jit
-  def run(params, batch):
-    out = VisualTokenizer(config).apply({"params": params}, to_float(batch))
-    return to_pixels(out.video), out.quantized.bits
-
   padded = np.concatenate([video, np.repeat(video[-1:], -len(video) % _BATCH, axis=0)])
   parts = [
-    jax.device_get(run(params, padded[i : i + _BATCH])) for i in range(0, len(padded), _BATCH)
+    jax.device_get(_through(config, params, padded[i : i + _BATCH]))
+    for i in range(0, len(padded), _BATCH)
   ]
   after, bits = (np.concatenate(x)[: len(video)] for x in zip(*parts))
   usage = np.asarray(bit_usage(bits, config.quantizer))
   return Reconstructed(before=video, after=after, usage=[float(u) for u in usage])
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _through(config: TokenizerConfig, params: Any, batch: UInt8[Array, "B T S S 3"]):
+  """(pixels, bits) of a batch."""
+  out = VisualTokenizer(config).apply({"params": params}, to_float(batch))
+  return to_pixels(out.video), out.quantized.bits
 
 
 def psnr(

@@ -89,11 +89,11 @@ def make_prompts(config: MediaDataConfig, count: int) -> Prompts:
 
 def _prompt(source: WorldSource, split: str, index: int, frames: int) -> Prompt:
   example: MediaExample = draw_example(source, split, index)
-  asked = np.random.default_rng(index).integers(len(example.questions))
+  draw = np.random.default_rng([list(SPLITS).index(split), source.scene.frames, index])
   return Prompt(
     media=example.media[:frames],
     scene=scene_from_json(example.scene),
     caption=example.captions[0],
-    question=example.questions[asked],
+    question=example.questions[draw.integers(len(example.questions))],
     questions=example.questions,
   )
