@@ -38,7 +38,8 @@ from ernie_jax.generate.draw import DrawingConfig
 from ernie_jax.train.model_io import SavedModel
 
 PROMPTS = 512
-SHOWN = 16  # outputs of each task and split on the contact sheet
+# Outputs of each task and split on the contact sheet: two lines of it.
+SHOWN, SHOWN_VIDEOS = 16, 4
 FLOOR = "floor"
 
 
@@ -214,7 +215,7 @@ def _score_task(
     columns[maker.name] = mean(judge(task, outputs, prompts, reader))
     if maker is makers[0]:
       columns[FLOOR] = floor(task, outputs, prompts, reader)
-      shown = list(outputs[:SHOWN])
+      shown = list(outputs[: SHOWN_VIDEOS if task.moving else SHOWN])
   return columns, shown
 
 
