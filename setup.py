@@ -16,6 +16,7 @@ CORE = [
   "jaxtyping>=0.3.0",  # shapes in signatures
   "safetensors>=0.5.0",  # Hugging Face checkpoints in and out
   "numpy>=2.0",  # host-side arrays
+  "scipy>=1.13",  # image and signal operations of the oracles; jax brings it anyway
   "tqdm>=4.66",  # the progress bar
   "tensorboardX>=2.6.2",  # TensorBoard event files without TensorFlow
   "matplotlib>=3.9",  # figures of the analysis and of the quickstart
