@@ -1,14 +1,7 @@
-"""Batches of pixels alone, for the visual tokenizer: sources mixed by weight, drawn at random for ever.
+"""Batches of pixels alone, for the visual tokenizer (`row_batches` says how they are drawn)."""
 
-Row r follows from the config and r, whatever the number of hosts, as for text (`data/pipeline.py`): the
-state is one integer, and hosts take contiguous parts of each batch. What was read stays in memory up to a
-limit, because reading a record costs as much as a small tokenizer's step.
-"""
-
-import concurrent.futures
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +9,7 @@ from jaxtyping import UInt8
 from ernie_jax.data.media_files import MediaFolder
 from ernie_jax.data.media_sources import Examples, MediaSource, open_examples
 from ernie_jax.data.media_tfds import MediaTfds
+from ernie_jax.data.row_batches import RowBatches
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.errors import UserError
 
@@ -71,86 +65,32 @@ def open_sources(config: PixelsConfig, split: str) -> list[Examples]:
   return opened
 
 
-class PixelBatches(Iterator[UInt8[np.ndarray, "B T H W 3"]]):
-  """An endless iterator of this host's part of each batch."""
+class PixelBatches(RowBatches[UInt8[np.ndarray, "B T H W 3"], UInt8[np.ndarray, "T H W 3"]]):
+  """Batches of the first `frames` frames of pictures and videos."""
 
-  def __init__(
-    self,
-    sources: Sequence[Examples],
-    weights: Sequence[float],
-    *,
-    frames: int,
-    rows_per_batch: int,
-    seed: int = 0,
-    cache_mb: int = 1024,
-    host: int = 0,
-    hosts: int = 1,
-  ):
-    """Starts at row 0; `set_state` moves it.
+  what = "pictures or videos"
 
-    Raises:
-      UserError: the hosts cannot share a batch evenly.
-    """
-    if rows_per_batch % hosts:
-      raise UserError(
-        f"config key data.rows_per_batch must be a multiple of the {hosts} hosts,"
-        f" got {rows_per_batch}"
-      )
-    self._sources, self._frames, self._seed = sources, frames, seed
-    self._shares = np.asarray(weights, np.float64) / np.sum(weights)
-    self._rows_per_batch, self._host, self._hosts = rows_per_batch, host, hosts
-    self._media = [source.fingerprint for source in sources]
-    self._kept: dict[tuple[int, int], np.ndarray] = {}
-    self._room = cache_mb << 20
-    self._next_row = 0
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
-    self._ahead: concurrent.futures.Future | None = None
+  def __init__(self, sources: Sequence[Examples], weights: Sequence[float], *, frames: int, **rows):
+    """See `RowBatches` for `rows`."""
+    super().__init__(sources, weights, **rows)
+    self._frames = frames
 
-  def __next__(self) -> UInt8[np.ndarray, "B T H W 3"]:
-    ahead = self._ahead or self._thread.submit(self._batch, self._next_row)
-    batch = ahead.result()
-    self._next_row += self._rows_per_batch
-    self._ahead = self._thread.submit(self._batch, self._next_row)
-    return batch
+  def read(self, source: int, index: int) -> np.ndarray:
+    """See `RowBatches`."""
+    return first_frames(self._sources[source], index, self._frames)
 
-  def get_state(self) -> dict[str, Any]:
-    """Where the next batch begins and in which media, ready for JSON; the same on every host."""
-    return {"next_row": self._next_row, "media": self._media}
+  def size(self, example: np.ndarray) -> int:
+    """See `RowBatches`."""
+    return example.nbytes
 
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to a state that an iterator over the same sources gave.
+  def row(self, example: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All that is kept: nothing is drawn."""
+    del rng
+    return example
 
-    Raises:
-      UserError: a source is not what it was.
-    """
-    if state["media"] != self._media:
-      raise UserError(
-        "the pictures or videos of config.data have changed since the checkpoint was written; use"
-        " another workdir, or the media as they were"
-      )
-    self._next_row, self._ahead = int(state["next_row"]), None
-
-  def close(self) -> None:
-    """Stops the reading thread."""
-    self._thread.shutdown(cancel_futures=True)
-
-  def _batch(self, start: int) -> np.ndarray:
-    each = self._rows_per_batch // self._hosts
-    first = start + self._host * each
-    return np.stack([self._row(first + i) for i in range(each)])
-
-  def _row(self, row: int) -> np.ndarray:
-    rng = np.random.default_rng([self._seed, row])
-    source = int(rng.choice(len(self._sources), p=self._shares))
-    index = int(rng.integers(len(self._sources[source])))
-    kept = self._kept.get((source, index))
-    if kept is not None:
-      return kept
-    media = first_frames(self._sources[source], index, self._frames)
-    if media.nbytes <= self._room:
-      self._room -= media.nbytes
-      self._kept[source, index] = media
-    return media
+  def stack(self, rows: list[np.ndarray]) -> np.ndarray:
+    """See `RowBatches`."""
+    return np.stack(rows)
 
 
 def first_frames(source: Examples, index: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:

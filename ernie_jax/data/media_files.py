@@ -13,7 +13,6 @@ names, else to that of the hash of its file's name. Everything is decoded once, 
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from ernie_jax.data import folders
 from ernie_jax.data.builds import Build, build_key, prepare_build
+from ernie_jax.data.folders import SPLITS, as_object, as_text, split_lines
 from ernie_jax.data.media import PICTURES, VIDEOS, read_media
 from ernie_jax.data.media_example import Document, MediaExample, Question
 from ernie_jax.data.media_records import MediaBuilder
 from ernie_jax.errors import UserError
-from ernie_jax.text import files
 
-METADATA = "metadata.jsonl"
-SPLITS = ("train", "validation")
+_KEYS = ("file_name", "captions", "questions", "document", "split")
 _FORMAT = 1  # part of the build's name: raise it when the records of equal settings change
 
 
@@ -118,21 +117,17 @@ def prepare(source: MediaFolder, data_dir: str | os.PathLike) -> Build:
       empty.
   """
   lines = read_lines(source)
-
-  def check():
-    for split, chosen in split_lines(lines, source.validation_percent).items():
-      if not chosen:
-        raise UserError(f"media folder {source.path}: no file for the {split} side of the split")
-
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
   del settings["weight"]
   return prepare_build(
     MediaFiles,
     source,
-    key=build_key(Path(source.path).name, settings, _identities(source, lines)),
+    key=build_key(
+      Path(source.path).name, settings, folders.identities(source.path, lines, _files_of)
+    ),
     data_dir=data_dir,
     label=f"pictures and videos of {source.path}",
-    check=check,
+    check=lambda: folders.check_sides(source.path, lines, source.validation_percent),
   )
 
 
@@ -142,36 +137,9 @@ def read_lines(source: MediaFolder) -> list[Line]:
   Raises:
     UserError: there is no such folder, nothing in it, or a line that is not as it should be.
   """
-  folder = Path(source.path).expanduser()
-  if not folder.is_dir():
-    raise UserError(f"media folder {source.path}: no such folder")
-  metadata = folder / METADATA
-  if metadata.exists():
-    try:
-      text = metadata.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-      raise UserError(f"{metadata}: cannot be read as UTF-8 text") from e
-    numbered = enumerate(text.splitlines(), 1)
-    lines = [_parse(line, f"{metadata} line {i}") for i, line in numbered if line.strip()]
-  else:
-    found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURES + VIDEOS)
-    names = [p.relative_to(folder).as_posix() for p in found if p.is_file()]
-    lines = [Line(where=str(folder / name), file_name=name) for name in names]
-  if not lines:
-    raise UserError(f"media folder {source.path}: no pictures or videos")
-  return lines
-
-
-def split_lines(lines: list[Line], validation_percent: float) -> dict[str, list[Line]]:
-  """The lines of each side of the split, in the order of the hash of their names."""
-  free = {line.name for line in lines if not line.split}
-  halves = files.split([files.TextFile(path=n, name=n) for n in free], validation_percent)
-  side = {file.name: split for split in SPLITS for file in getattr(halves, split)}
-  ordered = sorted(lines, key=lambda line: (files.TextFile("", line.name).hash, line.name))
-  return {
-    split: [line for line in ordered if (line.split or side[line.name]) == split]
-    for split in SPLITS
-  }
+  return folders.read_lines(
+    source.path, what="pictures or videos", endings=PICTURES + VIDEOS, parse=_parse, bare=_bare_line
+  )
 
 
 def read_example(source: MediaFolder, line: Line) -> MediaExample:
@@ -202,31 +170,22 @@ def read_example(source: MediaFolder, line: Line) -> MediaExample:
   )
 
 
-def _identities(source: MediaFolder, lines: list[Line]) -> Iterator[Any]:
-  """What a change of means another build: what is said, and every file's size and time of change."""
-  folder = Path(source.path).expanduser()
-  for line in lines:
-    yield dataclasses.replace(line, where="")
-    for name in [line.file_name] * bool(line.file_name) + list(line.document[1::2]):
-      try:
-        status = os.stat(folder / name)
-      except OSError as e:
-        raise UserError(f"{line.where}: {folder / name}: {e.strerror}") from e
-      yield status.st_size, status.st_mtime_ns
+def _files_of(line: Line) -> list[str]:
+  return [line.file_name] * bool(line.file_name) + list(line.document[1::2])
+
+
+def _bare_line(folder: Path, path: Path) -> Line:
+  return Line(where=str(path), file_name=path.relative_to(folder).as_posix())
 
 
 def _parse(text: str, where: str) -> Line:
-  try:
-    values = json.loads(text)
-  except ValueError as e:
-    raise UserError(f"{where}: not JSON ({e})") from e
-  values = _object(values, where, known=("file_name", "captions", "questions", "document", "split"))
+  values = folders.parse_object(text, where, known=_KEYS)
   captions = values.get("captions", [])
   captions = [captions] if isinstance(captions, str) else captions
   line = Line(
     where=where,
-    file_name=_text(values.get("file_name", ""), f"{where}: file_name"),
-    captions=tuple(_text(c, f"{where}: captions") for c in _list(captions, f"{where}: captions")),
+    file_name=as_text(values.get("file_name", ""), f"{where}: file_name"),
+    captions=tuple(as_text(c, f"{where}: captions") for c in _list(captions, f"{where}: captions")),
     questions=tuple(
       _question(q, f"{where}: questions")
       for q in _list(values.get("questions", []), f"{where}: questions")
@@ -234,19 +193,17 @@ def _parse(text: str, where: str) -> Line:
     document=_document(_list(values.get("document", []), f"{where}: document"), where),
     split=values.get("split", ""),
   )
-  if line.split not in ("", *SPLITS):
-    raise UserError(f"{where}: split must be one of {', '.join(SPLITS)}, got {line.split!r}")
   if not line.file_name and not line.document:
     raise UserError(f"{where}: lacks file_name")
   return line
 
 
 def _question(values: Any, where: str) -> Question:
-  values = _object(values, where, known=("question", "answer", "kind"))
+  values = as_object(values, where, known=("question", "answer", "kind"))
   for name in ("question", "answer"):
     if name not in values:
       raise UserError(f"{where}: lacks {name}")
-  return Question(**{name: _text(value, f"{where}: {name}") for name, value in values.items()})
+  return Question(**{name: as_text(value, f"{where}: {name}") for name, value in values.items()})
 
 
 def _document(parts: list[Any], where: str) -> tuple[str, ...]:
@@ -256,28 +213,14 @@ def _document(parts: list[Any], where: str) -> tuple[str, ...]:
     if isinstance(part, str):
       found[-1] += part
     else:
-      values = _object(part, f"{where}: document", known=("file_name",))
-      found += [_text(values.get("file_name"), f"{where}: document: file_name"), ""]
+      values = as_object(part, f"{where}: document", known=("file_name",))
+      found += [as_text(values.get("file_name"), f"{where}: document: file_name"), ""]
   if parts and len(found) == 1:
     raise UserError(f"{where}: document has no picture")
   return tuple(found) if parts else ()
 
 
-def _object(value: Any, where: str, *, known: tuple[str, ...]) -> dict[str, Any]:
-  if not isinstance(value, dict):
-    raise UserError(f"{where}: must be an object with keys, got {value!r}")
-  if unknown := sorted(set(value) - set(known)):
-    raise UserError(f"{where}: unknown key {unknown[0]}; known are {', '.join(known)}")
-  return value
-
-
 def _list(value: Any, where: str) -> list[Any]:
   if not isinstance(value, list):
     raise UserError(f"{where} must be a list, got {value!r}")
-  return value
-
-
-def _text(value: Any, where: str) -> str:
-  if not isinstance(value, str):
-    raise UserError(f"{where} must be text, got {value!r}")
   return value

@@ -1,22 +1,20 @@
-"""Batches of sound with labels, for the codec: sources mixed by weight, pieces drawn at random for ever.
+"""Batches of sound with labels, for the codec (`row_batches` says how they are drawn).
 
 Letters: B rows, S samples, F frames of `HOP` samples.
 
-Row r follows from the config and r, whatever the number of hosts, as for pixels (`media_batches`). A piece
-starts at any frame of a clip; one clip in four is taken from its beginning, where a codec has no past. A
-short clip is filled up with silence.
+A piece starts at any frame of a clip; one clip in four is taken from its beginning, where a codec has no
+past. A short clip is filled up with silence.
 """
 
-import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import numpy as np
 from jaxtyping import Array, Float, Int16, UInt8
 
 from ernie_jax.data import speech_files
+from ernie_jax.data.row_batches import RowBatches
 from ernie_jax.data.speech_example import SpeechExample
 from ernie_jax.data.speech_files import SpeechFolder
 from ernie_jax.data.speech_records import SpeechExamples
@@ -111,8 +109,10 @@ def open_all(config: SoundConfig, split: str) -> list[SpeechExamples]:
   return opened
 
 
-class SpeechBatches(Iterator[SpeechBatch]):
-  """An endless iterator of this host's part of each batch."""
+class SpeechBatches(RowBatches[SpeechBatch, SpeechExample]):
+  """Batches of pieces of labelled clips."""
+
+  what = "speech"
 
   def __init__(
     self,
@@ -123,7 +123,7 @@ class SpeechBatches(Iterator[SpeechBatch]):
     host: int = 0,
     hosts: int = 1,
   ):
-    """Starts at row 0; `set_state` moves it.
+    """Starts at row 0; see `RowBatches`.
 
     Args:
       sources: as many as `config.sources`, each with a `fingerprint`.
@@ -134,77 +134,38 @@ class SpeechBatches(Iterator[SpeechBatch]):
     Raises:
       UserError: the hosts cannot share a batch evenly.
     """
-    if config.rows_per_batch % hosts:
-      raise UserError(
-        f"config.data.rows_per_batch must be a multiple of the {hosts} hosts,"
-        f" got {config.rows_per_batch}"
-      )
-    self._sources, self._config, self._tracker = sources, config, tracker
-    weights = np.array([s.weight for s in config.sources], np.float64)
-    self._shares = weights / weights.sum()
-    self._host, self._hosts = host, hosts
-    self._names = [source.fingerprint for source in sources]
-    self._kept: dict[tuple[int, int], SpeechExample] = {}
-    self._room = config.cache_mb << 20
-    self._next_row = 0
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
-    self._ahead: concurrent.futures.Future | None = None
+    super().__init__(
+      sources,
+      [source.weight for source in config.sources],
+      rows_per_batch=config.rows_per_batch,
+      seed=config.seed,
+      cache_mb=config.cache_mb,
+      host=host,
+      hosts=hosts,
+    )
+    self._frames, self._tracker = config.code_frames * FRAMES_PER_CODE, tracker
 
-  def __next__(self) -> SpeechBatch:
-    ahead = self._ahead or self._thread.submit(self._batch, self._next_row)
-    batch = ahead.result()
-    self._next_row += self._config.rows_per_batch
-    self._ahead = self._thread.submit(self._batch, self._next_row)
-    return batch
+  def read(self, source: int, index: int) -> SpeechExample:
+    """See `RowBatches`."""
+    return labelled(self._sources[source][index], self._tracker)
 
-  def get_state(self) -> dict[str, Any]:
-    """Where the next batch begins and in which speech, ready for JSON; the same on every host."""
-    return {"next_row": self._next_row, "speech": self._names}
+  def size(self, example: SpeechExample) -> int:
+    """See `RowBatches`."""
+    return example.waveform.nbytes
 
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to a state that an iterator over the same sources gave.
+  def row(self, example: SpeechExample, rng: np.random.Generator) -> SpeechExample:
+    """A piece from any frame on, or from the first."""
+    spare = max(len(example.f0) - self._frames, 0)
+    start = 0 if rng.random() < _FROM_THE_START else int(rng.integers(spare + 1))
+    return piece(example, start, self._frames)
 
-    Raises:
-      UserError: a source is not what it was.
-    """
-    if state["speech"] != self._names:
-      raise UserError(
-        "the speech of config.data has changed since the checkpoint was written; use another workdir,"
-        " or the speech as it was"
-      )
-    self._next_row, self._ahead = int(state["next_row"]), None
-
-  def close(self) -> None:
-    """Stops the reading thread."""
-    self._thread.shutdown(cancel_futures=True)
-
-  def _batch(self, start: int) -> SpeechBatch:
-    each = self._config.rows_per_batch // self._hosts
-    first = start + self._host * each
-    rows = [self._row(first + i) for i in range(each)]
+  def stack(self, rows: list[SpeechExample]) -> SpeechBatch:
+    """See `RowBatches`."""
     return SpeechBatch(
       waveform=np.stack([r.waveform for r in rows]),
       phones=np.stack([r.phones for r in rows]),
       f0=np.stack([r.f0 for r in rows]),
     )
-
-  def _row(self, row: int) -> SpeechExample:
-    rng = np.random.default_rng([self._config.seed, row])
-    source = int(rng.choice(len(self._sources), p=self._shares))
-    example = self._read(source, int(rng.integers(len(self._sources[source]))))
-    frames = self._config.code_frames * FRAMES_PER_CODE
-    spare = max(len(example.f0) - frames, 0)
-    start = 0 if rng.random() < _FROM_THE_START else int(rng.integers(spare + 1))
-    return piece(example, start, frames)
-
-  def _read(self, source: int, index: int) -> SpeechExample:
-    kept = self._kept.get((source, index))
-    if kept is None:
-      kept = labelled(self._sources[source][index], self._tracker)
-      if kept.waveform.nbytes <= self._room:
-        self._room -= kept.waveform.nbytes
-        self._kept[source, index] = kept
-    return kept
 
 
 def labelled(example: SpeechExample, tracker: Tracker) -> SpeechExample:

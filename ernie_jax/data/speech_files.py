@@ -11,21 +11,18 @@ hash of its file's name. Everything is brought to 16 kHz and one channel once, a
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from ernie_jax.data import folders
 from ernie_jax.data.audio import RATE, SOUNDS, read_audio, to_int16
 from ernie_jax.data.builds import Build, build_key, prepare_build
+from ernie_jax.data.folders import SPLITS, as_text, split_lines
 from ernie_jax.data.speech_example import SpeechExample
 from ernie_jax.data.speech_records import SpeechBuilder
 from ernie_jax.errors import UserError
-from ernie_jax.text import files
 
-METADATA = "metadata.jsonl"
-SPLITS = ("train", "validation")
 _KEYS = ("file_name", "transcript", "speaker", "split")
 _FORMAT = 1  # part of the build's name: raise it when the records of equal settings change
 
@@ -76,6 +73,11 @@ class Line:
   speaker: str = ""
   split: str = ""
 
+  @property
+  def name(self) -> str:
+    """The file that decides the order and the split."""
+    return self.file_name
+
 
 class SpeechFiles(SpeechBuilder):
   """Sound files of a folder; `prepare` is the way to use it."""
@@ -99,21 +101,17 @@ def prepare(source: SpeechFolder, data_dir: str | os.PathLike) -> Build:
       empty.
   """
   lines = read_lines(source)
-
-  def check():
-    for split, chosen in split_lines(lines, source.validation_percent).items():
-      if not chosen:
-        raise UserError(f"speech folder {source.path}: no file for the {split} side of the split")
-
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
   del settings["weight"]
   return prepare_build(
     SpeechFiles,
     source,
-    key=build_key(Path(source.path).name, settings, _identities(source, lines)),
+    key=build_key(
+      Path(source.path).name, settings, folders.identities(source.path, lines, _files_of)
+    ),
     data_dir=data_dir,
     label=f"speech of {source.path}",
-    check=check,
+    check=lambda: folders.check_sides(source.path, lines, source.validation_percent),
   )
 
 
@@ -123,32 +121,9 @@ def read_lines(source: SpeechFolder) -> list[Line]:
   Raises:
     UserError: there is no such folder, nothing in it, or a line that is not as it should be.
   """
-  folder = Path(source.path).expanduser()
-  if not folder.is_dir():
-    raise UserError(f"speech folder {source.path}: no such folder")
-  metadata = folder / METADATA
-  if metadata.exists():
-    numbered = enumerate(_text_of(metadata).splitlines(), 1)
-    lines = [_parse(line, f"{metadata} line {i}") for i, line in numbered if line.strip()]
-  else:
-    found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SOUNDS)
-    lines = [_bare_line(folder, path) for path in found if path.is_file()]
-  if not lines:
-    raise UserError(f"speech folder {source.path}: no WAV or FLAC files")
-  return lines
-
-
-def split_lines(lines: list[Line], validation_percent: float) -> dict[str, list[Line]]:
-  """The lines of each side of the split, in the order of the hash of their names."""
-  free = {line.file_name for line in lines if not line.split}
-  halves = files.split([files.TextFile(path=n, name=n) for n in free], validation_percent)
-  side = {file.name: split for split in SPLITS for file in getattr(halves, split)}
-  key = lambda line: (files.TextFile("", line.file_name).hash, line.file_name)
-  ordered = sorted(lines, key=key)
-  return {
-    split: [line for line in ordered if (line.split or side[line.file_name]) == split]
-    for split in SPLITS
-  }
+  return folders.read_lines(
+    source.path, what="WAV or FLAC files", endings=SOUNDS, parse=_parse, bare=_bare_line
+  )
 
 
 def read_example(source: SpeechFolder, line: Line) -> SpeechExample:
@@ -171,46 +146,18 @@ def read_example(source: SpeechFolder, line: Line) -> SpeechExample:
   )
 
 
-def _identities(source: SpeechFolder, lines: list[Line]) -> Iterator[Any]:
-  """What a change of means another build: what is said, and every file's size and time of change."""
-  folder = Path(source.path).expanduser()
-  for line in lines:
-    yield dataclasses.replace(line, where="")
-    try:
-      status = os.stat(folder / line.file_name)
-    except OSError as e:
-      raise UserError(f"{line.where}: {folder / line.file_name}: {e.strerror}") from e
-    yield status.st_size, status.st_mtime_ns
+def _files_of(line: Line) -> list[str]:
+  return [line.file_name]
 
 
 def _bare_line(folder: Path, path: Path) -> Line:
   said = path.with_suffix(".txt")
-  transcript = " ".join(_text_of(said).split()) if said.is_file() else ""
+  transcript = " ".join(folders.text_of(said).split()) if said.is_file() else ""
   return Line(where=str(path), file_name=path.relative_to(folder).as_posix(), transcript=transcript)
 
 
-def _text_of(path: Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f"{path}: cannot be read as UTF-8 text") from e
-
-
 def _parse(text: str, where: str) -> Line:
-  try:
-    values = json.loads(text)
-  except ValueError as e:
-    raise UserError(f"{where}: not JSON ({e})") from e
-  if not isinstance(values, dict):
-    raise UserError(f"{where}: must be an object with keys, got {values!r}")
-  if unknown := sorted(set(values) - set(_KEYS)):
-    raise UserError(f"{where}: unknown key {unknown[0]}; known are {', '.join(_KEYS)}")
+  values = folders.parse_object(text, where, known=_KEYS)
   if not values.get("file_name"):
     raise UserError(f"{where}: lacks file_name")
-  for name, value in values.items():
-    if not isinstance(value, str):
-      raise UserError(f"{where}: {name} must be text, got {value!r}")
-  line = Line(where=where, **values)
-  if line.split not in ("", *SPLITS):
-    raise UserError(f"{where}: split must be one of {', '.join(SPLITS)}, got {line.split!r}")
-  return line
+  return Line(where=where, **{k: as_text(v, f"{where}: {k}") for k, v in values.items()})

@@ -33,8 +33,9 @@ from ernie_jax.train.audio_codec import CodecLossConfig, CodecTask, Start
 from ernie_jax.train.codec_io import load_codec, read_codec_config
 from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
-from ernie_jax.train.run import first_difference, writing
+from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
+from ernie_jax.train.stage_io import check_same
 from ernie_jax.whole_file import written_whole
 
 STAGE = "audio_codec"
@@ -215,7 +216,7 @@ def _train(experiment: CodecExperiment, workdir: pathlib.Path, mesh, data, *, fr
 
 
 def held_out_error(experiment: CodecExperiment, state: Any, held: list) -> dict[str, float]:
-  """Distance of spectra and of pitch on held-out clips, while training."""
+  """Distance of spectra on held-out clips, while training."""
   waveforms = [labelled(e, read_pitch).waveform for e in held]
   vectors = state.variables.vectors
   done = evaluate.reconstruct(experiment.codec, state.params["codec"], vectors, waveforms)
@@ -258,10 +259,4 @@ def describe(experiment: CodecExperiment, mesh: jax.sharding.Mesh, finished: int
 def _check_same(experiment: CodecExperiment, workdir: pathlib.Path) -> None:
   """A checkpoint must be of this codec, objective, data and seed; how long may change."""
   old, new = read_codec_config(workdir), config_lib.to_dict(experiment)
-  for section in ("codec", "data", "loss", "discriminator", "seed"):
-    found = first_difference(old.get(section), new[section], f"config.{section}", _FREE)
-    if found:
-      raise UserError(
-        f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
-        " the old value"
-      )
+  check_same(workdir, old, new, ("codec", "data", "loss", "discriminator", "seed"), {"data": _FREE})

@@ -5,7 +5,6 @@ what only trained it, and the codebooks among the variables.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -15,8 +14,10 @@ from jaxtyping import Float
 from ernie_jax import config as config_lib
 from ernie_jax.audio.codec import CodecConfig
 from ernie_jax.audio.quantizer import Codebooks
-from ernie_jax.errors import UserError
 from ernie_jax.train import checkpoint
+from ernie_jax.train.stage_io import chosen_step, read_stage_config
+
+_WHAT = "audio codec"
 
 
 @dataclasses.dataclass
@@ -49,16 +50,7 @@ def read_codec_config(workdir: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: there is none, or it is not a codec's.
   """
-  path = pathlib.Path(workdir) / "config.json"
-  try:
-    values = json.loads(path.read_text())
-  except FileNotFoundError as e:
-    raise UserError(f"no audio codec in {workdir} (there is no {path.name})") from e
-  except (OSError, ValueError) as e:
-    raise UserError(f"cannot read {path}: {e}") from e
-  if not isinstance(values, dict) or "codec" not in values:
-    raise UserError(f"{workdir} holds no audio codec (its config has no key codec)")
-  return values
+  return read_stage_config(workdir, key="codec", what=_WHAT)
 
 
 def load_codec(workdir: str | pathlib.Path, *, step: int | None = None) -> SavedCodec:
@@ -68,13 +60,8 @@ def load_codec(workdir: str | pathlib.Path, *, step: int | None = None) -> Saved
     UserError: no codec there, or no such step.
   """
   values = read_codec_config(workdir)
+  step = chosen_step(workdir, step, what=_WHAT)
   folder = pathlib.Path(workdir) / "checkpoints"
-  known = checkpoint.steps(folder)
-  if not known:
-    raise UserError(f"{workdir} has no complete checkpoint of an audio codec yet")
-  step = known[-1] if step is None else step
-  if step not in known:
-    raise UserError(f"no checkpoint of step {step} in {workdir}; there are {known}")
   return SavedCodec(
     values=values,
     config=config_lib.build(CodecConfig, values["codec"], path="config.codec"),

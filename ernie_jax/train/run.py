@@ -43,6 +43,7 @@ from ernie_jax.train.model_io import (
   write_media_config,
 )
 from ernie_jax.train.pretrain import Pretrain
+from ernie_jax.train.stage_io import check_same, first_difference
 from ernie_jax.train.state import TrainState
 from ernie_jax.train.tokenizer_io import load_tokenizer
 from ernie_jax.vision.quantizer import QuantizerConfig
@@ -327,39 +328,26 @@ def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> Non
   bits = stored_bits(workdir / "checkpoints")
   if now is not None and bits is not None and bits <= now.bits:  # a tokenizer may grow
     old = {**old, "model": {**old["model"], "vision": {**old["model"]["vision"], "bits": now.bits}}}
-  found = _difference(experiment, old, sections)
-  if found:
-    raise UserError(
-      f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
-      " the old value"
-    )
+  check_same(workdir, _completed(old), config_lib.to_dict(experiment), sections, _FREE)
+
+
+def _completed(old: dict[str, Any]) -> dict[str, Any]:
+  """A config that was read, with the defaults of the keys that it was written without."""
+  defaults = config_lib.to_dict(Experiment())
+  known = {key: value for key, value in old.items() if key in defaults}
+  return config_lib.to_dict(config_lib.build(Experiment, known, path="config"))
 
 
 def _difference(experiment: Experiment, old: dict[str, Any], sections: Sequence[str]) -> str:
   """`KEY was OLD, is NEW` of the first key of `sections` that differs; empty if none does."""
   new = config_lib.to_dict(experiment)
-  # Keys that the old config was written without had their defaults.
-  known = {key: value for key, value in old.items() if key in new}
-  old = config_lib.to_dict(config_lib.build(Experiment, known, path="config"))
+  old = _completed(old)
   for section in sections:
     free = _FREE.get(section, ())
     found = first_difference(old.get(section), new[section], f"config.{section}", free)
     if found:
       return found
   return ""
-
-
-def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
-  """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in new:
-      found = (
-        first_difference(old.get(key), new[key], f"{path}.{key}", free) if key not in free else ""
-      )
-      if found:
-        return found
-    return ""
-  return "" if old == new else f"{path} was {old!r}, is {new!r}"
 
 
 def _check_data(experiment: Experiment) -> None:

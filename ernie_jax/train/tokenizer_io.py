@@ -5,14 +5,15 @@ tokenizer beside what only trained it.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from ernie_jax import config as config_lib
-from ernie_jax.errors import UserError
 from ernie_jax.train import checkpoint
+from ernie_jax.train.stage_io import chosen_step, read_stage_config
 from ernie_jax.vision.tokenizer import TokenizerConfig
+
+_WHAT = "visual tokenizer"
 
 
 @dataclasses.dataclass
@@ -38,16 +39,7 @@ def read_tokenizer_config(workdir: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: there is none, or it is not a tokenizer's.
   """
-  path = pathlib.Path(workdir) / "config.json"
-  try:
-    values = json.loads(path.read_text())
-  except FileNotFoundError as e:
-    raise UserError(f"no visual tokenizer in {workdir} (there is no {path.name})") from e
-  except (OSError, ValueError) as e:
-    raise UserError(f"cannot read {path}: {e}") from e
-  if not isinstance(values, dict) or "tokenizer" not in values:
-    raise UserError(f"{workdir} holds no visual tokenizer (its config has no key tokenizer)")
-  return values
+  return read_stage_config(workdir, key="tokenizer", what=_WHAT)
 
 
 def load_tokenizer(workdir: str | pathlib.Path, *, step: int | None = None) -> SavedTokenizer:
@@ -57,13 +49,8 @@ def load_tokenizer(workdir: str | pathlib.Path, *, step: int | None = None) -> S
     UserError: no tokenizer there, or no such step.
   """
   values = read_tokenizer_config(workdir)
+  step = chosen_step(workdir, step, what=_WHAT)
   folder = pathlib.Path(workdir) / "checkpoints"
-  known = checkpoint.steps(folder)
-  if not known:
-    raise UserError(f"{workdir} has no complete checkpoint of a visual tokenizer yet")
-  step = known[-1] if step is None else step
-  if step not in known:
-    raise UserError(f"no checkpoint of step {step} in {workdir}; there are {known}")
   return SavedTokenizer(
     values=values,
     config=config_lib.build(TokenizerConfig, values["tokenizer"], path="config.tokenizer"),

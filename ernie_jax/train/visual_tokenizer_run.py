@@ -31,8 +31,9 @@ from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 from ernie_jax.train import checkpoint, loop
 from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
-from ernie_jax.train.run import first_difference, writing
+from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
+from ernie_jax.train.stage_io import check_same
 from ernie_jax.train.tokenizer_io import load_tokenizer, read_tokenizer_config
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
 from ernie_jax.train.vit_io import load_vit
@@ -328,10 +329,4 @@ def _start(experiment: TokenizerExperiment) -> Any:
 def _check_same(experiment: TokenizerExperiment, workdir: pathlib.Path) -> None:
   """A checkpoint must be of this tokenizer, objective, data and seed; how long may change."""
   old, new = read_tokenizer_config(workdir), config_lib.to_dict(experiment)
-  for section in ("tokenizer", "data", "loss", "seed"):
-    found = first_difference(old.get(section), new[section], f"config.{section}", _FREE)
-    if found:
-      raise UserError(
-        f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
-        " the old value"
-      )
+  check_same(workdir, old, new, ("tokenizer", "data", "loss", "seed"), {"data": _FREE})

@@ -136,13 +136,13 @@ def test_batches_resume_where_they_stopped_and_hosts_share_them():
   whole = batches(Clips(50, 60, 70))
   first, second = next(whole), next(whole)
   resumed = batches(Clips(50, 60, 70))
-  resumed.set_state({"next_row": 4, "speech": ["clips"]})
+  resumed.set_state({"next_row": 4, "sources": ["clips"]})
   np.testing.assert_array_equal(next(resumed).waveform, second.waveform)
   assert resumed.get_state() == whole.get_state()
   parts = [next(batches(Clips(50, 60, 70), host=h, hosts=2)).waveform for h in range(2)]
   np.testing.assert_array_equal(np.concatenate(parts), first.waveform)
-  with pytest.raises(UserError, match="has changed"):
-    resumed.set_state({"next_row": 0, "speech": ["other"]})
+  with pytest.raises(UserError, match="changed after the checkpoint"):
+    resumed.set_state({"next_row": 0, "sources": ["other"]})
 
 
 FILE = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments" / "audio_codec.py"

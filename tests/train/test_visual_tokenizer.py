@@ -183,7 +183,7 @@ def test_batches_resume_where_they_stopped_and_hosts_share_them():
   whole = pixels()
   first, second = next(whole), next(whole)
   resumed = pixels()
-  resumed.set_state({"next_row": 8, "media": whole.get_state()["media"]})
+  resumed.set_state({"next_row": 8, "sources": whole.get_state()["sources"]})
   np.testing.assert_array_equal(next(resumed), second)
   assert resumed.get_state() == whole.get_state()
   parts = [next(pixels(host=h, hosts=2, cache_mb=0)) for h in range(2)]
@@ -193,8 +193,8 @@ def test_batches_resume_where_they_stopped_and_hosts_share_them():
 
 
 def test_batches_refuse_other_media_and_too_few_frames():
-  with pytest.raises(UserError, match="have changed"):
-    pixels().set_state({"next_row": 0, "media": ["other"]})
+  with pytest.raises(UserError, match="changed after the checkpoint"):
+    pixels().set_state({"next_row": 0, "sources": ["other"]})
   with pytest.raises(UserError, match="5 frame"):
     next(pixels(frames=9))
 

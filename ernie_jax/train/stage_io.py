@@ -1,0 +1,81 @@
+"""What the workdir of any stage says of itself: its config, its checkpoints, and whether a run may go on in it."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ernie_jax.errors import UserError
+from ernie_jax.train import checkpoint
+
+
+def read_stage_config(workdir: str | pathlib.Path, *, key: str, what: str) -> dict[str, Any]:
+  """The experiment's config of a stage's workdir.
+
+  Args:
+    workdir: of the stage.
+    key: the section that only this stage's config has.
+    what: the stage makes, for messages.
+
+  Raises:
+    UserError: there is none, or it is another stage's.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  try:
+    values = json.loads(path.read_text())
+  except FileNotFoundError as e:
+    raise UserError(f"no {what} in {workdir} (there is no {path.name})") from e
+  except (OSError, ValueError) as e:
+    raise UserError(f"cannot read {path}: {e}") from e
+  if not isinstance(values, dict) or key not in values:
+    raise UserError(f"{workdir} holds no {what} (its config has no key {key})")
+  return values
+
+
+def chosen_step(workdir: str | pathlib.Path, step: int | None, *, what: str) -> int:
+  """`step`, or the newest complete checkpoint's.
+
+  Raises:
+    UserError: there is none, or not that one.
+  """
+  known = checkpoint.steps(pathlib.Path(workdir) / "checkpoints")
+  if not known:
+    raise UserError(f"{workdir} has no complete checkpoint yet ({what})")
+  if step is not None and step not in known:
+    raise UserError(f"no checkpoint of step {step} in {workdir}; there are {known}")
+  return known[-1] if step is None else step
+
+
+def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
+  """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in new:
+      found = (
+        first_difference(old.get(key), new[key], f"{path}.{key}", free) if key not in free else ""
+      )
+      if found:
+        return found
+    return ""
+  return "" if old == new else f"{path} was {old!r}, is {new!r}"
+
+
+def check_same(
+  workdir: str | pathlib.Path,
+  old: dict[str, Any],
+  new: dict[str, Any],
+  sections: Sequence[str],
+  free: dict[str, Sequence[str]],
+) -> None:
+  """A checkpoint must be of this config in `sections`, but for the keys of each that are `free`.
+
+  Raises:
+    UserError: naming the first key that differs.
+  """
+  for section in sections:
+    path = f"config.{section}"
+    found = first_difference(old.get(section), new[section], path, free.get(section, ()))
+    if found:
+      raise UserError(
+        f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
+        " the old value"
+      )
