@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
   config.model.shared_width = 64
 
   config.elastic.min_depth = 3  # no member is shallower; 1 to 5 layers cost the full model more
-  config.elastic.first_step = 1000  # the family joins when the loss no longer falls steeply
+  config.elastic.first_step = 1200  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("6x16x2", "6x16x1", "6x8x4", "4x16x4", "3x16x4", "3x8x2")
 
   config.data.row_length = 256
