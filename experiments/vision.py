@@ -36,26 +36,27 @@ def get_config(arg: str = ""):
   vit = VitConfig(patch=4, grid=(8, 8), depth=2, width=64, heads=4, mlp_width=128)
   config.vision.understand = plain(UnderstandConfig(vit=vit, heads=4))
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
+  config.elastic.first_step = 3000  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
-  # Plain backgrounds of two fixed greys: what no caption tells costs training time.
-  scene = SceneConfig(max_objects=2, texture_probability=0.0, colour_jitter=2)
+  # Plain backgrounds and objects in the middle of their places: what no caption tells costs training time.
+  scene = SceneConfig(max_objects=2, texture_probability=0.0, colour_jitter=2, position_jitter=0.0)
   pictures = WorldSource(scene=scene, weight=2.0)
   videos = WorldSource(scene=dataclasses.replace(scene, frames=9), train=8_000)
   sources = (pictures, videos)
   if tiny:
     small = dict(train=64, validation=16, held_out=8, captions=2)
     sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
-  slots = SlotsConfig(drawn_images=3, drawn_videos=1, seen_images=3, seen_videos=1)
+  slots = SlotsConfig(drawn_images=4, drawn_videos=1, seen_images=4, seen_videos=1)
   config.data.media = plain(MediaDataConfig(worlds=sources, slots=slots, scale_weights="uniform"))
   config.data.update(sources=(), row_length=512, rows_per_batch=8)
   config.objective.update(text_weight=0.5, vision_weight=2.0)
-  config.objective.history.update(flip_max=0.15)
+  config.objective.history.update(flip_max=0.1)
   config.evaluation.update(rows=32, prompt="")
 
   config.train.update(steps=6000, log_every=20, evaluate_every=250, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
-  config.train.schedule.update(peak=4e-3, warmup_steps=60)
+  config.train.schedule.update(peak=6e-3, warmup_steps=60)
 
   if tiny:
     make_tiny(config)

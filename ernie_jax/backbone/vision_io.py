@@ -1,6 +1,6 @@
 """What the unified model has for pictures and videos: sums of scales in, logits of bits out.
 
-Letters: B rows, L positions, D width, d bits, K scales, N elements of a frame, I entries of a row's slots.
+Letters: B rows, L positions, D width, d bits, S elements of a frame, I entries of a row's slots.
 The pixels themselves end at `ernie_jax/media.py`; here a position finds its entry by slot and element.
 """
 
@@ -27,8 +27,10 @@ _STD = (
 class VisionIO(nn.Module):
   """Embeds media positions, and owns the bit head, which `bit_logits` applies.
 
-  Parameters: `input` [d, D] and a learned `embedding` [K, D] of scales (VideoAR, arXiv 2601.05966), of
-  which the sum of all scales has the one of scale 1, on whose grid it lies; `head` [D, d, 2].
+  Parameters: `input` [d, D]; a learned `embedding` [S, D] of a frame's elements, in the order of the
+  inputs; `head` [D, d, 2]. VideoAR (arXiv 2601.05966) embeds the scale; a vector per element says the
+  scale and the place in it (our choice). Uni-RoPE says place only relative to other positions, and all inputs of
+  a block can be equal: a small model then took twice the steps to the same loss.
   """
 
   config: ModelConfig
@@ -40,10 +42,10 @@ class VisionIO(nn.Module):
     projection = self.param(
       "input", fan_in_init((0,), ("bits", "embed"), scale=_STD**2), (code.bits, c.width)
     )
-    scales = self.param(
+    elements = self.param(
       "embedding",
-      nn.with_logical_partitioning(nn.initializers.normal(_STD), ("scales", "embed")),
-      (len(code.sides), c.width),
+      nn.with_logical_partitioning(nn.initializers.normal(_STD), ("elements", "embed")),
+      (code.elements, c.width),
     )
     head = fan_in_init((0,), ("embed", "bits", None), scale=_STD**2)
     self.param("head", head, (c.width, code.bits, 2))
@@ -53,9 +55,8 @@ class VisionIO(nn.Module):
     x = jnp.zeros((*row.kind.shape, c.width), c.dtype)
     if media.inputs.shape[1]:
       sums = gather_entries(media.inputs, entry - 1).astype(c.dtype)
-      scale = jnp.asarray(input_scale(code))[(row.media_element - 1) % code.elements]
       drawn = jnp.einsum("bli,id->bld", sums, projection.astype(c.dtype))
-      drawn += scales.astype(c.dtype)[scale]
+      drawn += elements.astype(c.dtype)[(row.media_element - 1) % code.elements]
       x = jnp.where((row.kind == Kind.VISION_TARGET)[..., None], drawn, x)
     if media.context.shape[1]:
       seen = gather_entries(media.context, entry).astype(c.dtype)
@@ -73,12 +74,7 @@ def gather_entries(values: Array, entry: Int[Array, "B L"]) -> Array:
   return jnp.take_along_axis(values, jnp.clip(entry, 0, values.shape[1] - 1)[..., None], axis=1)
 
 
-def input_scale(code: QuantizerConfig) -> Int[np.ndarray, "N"]:
-  """Scale (from 0) of the grid on which each of a frame's inputs lies, in their order: 2 .. K, then 1."""
-  return np.repeat([*range(1, len(code.sides)), 0], [*code.areas[1:], 1])
-
-
-def element_scale(code: QuantizerConfig) -> Int[np.ndarray, "N"]:
+def element_scale(code: QuantizerConfig) -> Int[np.ndarray, "S"]:
   """Scale (from 0) of each element of a frame."""
   return np.repeat(np.arange(len(code.sides)), code.areas)
 

@@ -36,7 +36,10 @@ RULES: Mapping[str, Axes | None] = {
   "router_experts": None,  # every device routes its own tokens over all experts
   "norm": None,
   "bits": None,
-  "scales": None,
+  "elements": None,
+  "levels": None,
+  "codes": None,
+  "voice": None,
   # Activations.
   "batch": BATCH_AXES,
   "length": ("context",),
