@@ -3,16 +3,20 @@
 Letters: B rows, L positions, D width, V vocabulary, N layers, E experts, M MTP modules.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ernie_jax.backbone.attention import Attention
+from ernie_jax.backbone.audio_io import AudioHeads, AudioIO, no_audio
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import (
   Active,
+  Audio,
   Cache,
   Context,
   LayerStats,
@@ -39,12 +43,16 @@ class Output:
       text target of position i + m + 1. Empty while decoding with a cache.
     stats: `LayerStats` with leading [N].
     cache: the cache with this block appended, if one was given.
+    audio: one [B, L, D] for each level, which `code_logits` takes; empty without sound.
+    codes: int32 [B, L, R], codes fed back at audio-predicting positions; None without sound.
   """
 
   hidden: Float[Array, "B L D"]
   mtp: tuple[Float[Array, "B L D"], ...]
   stats: LayerStats
   cache: Cache | None = None
+  audio: tuple[Float[Array, "B L D"], ...] = ()
+  codes: Int[Array, "B L R"] | None = None
 
 
 class UnifiedModel(nn.Module):
@@ -60,6 +68,8 @@ class UnifiedModel(nn.Module):
     active: Active | None = None,
     cache: Cache | None = None,
     media: Media | None = None,
+    audio: Audio | None = None,
+    choose: Callable[[int, Array, tuple[Array, ...]], Array] | None = None,
   ) -> Output:
     """Runs a batch of rows, or with a cache the next block of positions of each row.
 
@@ -70,6 +80,9 @@ class UnifiedModel(nn.Module):
       active: which part of the network each row runs; None is all of it.
       cache: earlier positions' keys and values.
       media: what the rows' media positions hold; without it they are zero vectors.
+      audio: the same of sound.
+      choose: picks codes in the middle of the pass where `audio` has none: takes a level (from 0), its
+        logits [B, L, V + 1] and the codes of the levels before, and gives int32 [B, L].
     """
     c = self.config
     row = jax.tree.map(jnp.asarray, row)
@@ -77,11 +90,18 @@ class UnifiedModel(nn.Module):
     x = embedding(row)
     if c.vision is not None:
       x = x + VisionIO(c, name="vision")(row, media)
+    heads = None
+    if c.audio is not None:
+      if audio is None and self.is_initializing():
+        audio = no_audio(row, c.audio)
+      speech = AudioIO(c, name="audio")
+      x = x + speech(row, audio)
+      heads = None if audio is None else AudioHeads(speech, row, audio, choose)
     x = logical_constraint(x, ("batch", "length", "act_embed"))
     if cache is not None:
       cache = append_keys(cache, _key_rule(row))
     context = make_context(row, active, cache, config=c)
-    carry, stats = Stack(c, name="stack")(x, bias, active, context, cache)
+    carry, stats = Stack(c, name="stack")(x, bias, active, context, cache, heads)
     final_norm = RMSNorm(c.norm_eps, name="final_norm")
     mtp = ()
     if cache is None:
@@ -89,7 +109,14 @@ class UnifiedModel(nn.Module):
     if not c.tie_embeddings:
       head = fan_in_init((0,), ("embed", "vocab"))
       self.param("head", head, (c.width, c.vocab_size), jnp.float32)
-    return Output(hidden=final_norm(carry.x), mtp=mtp, stats=stats, cache=carry.cache)
+    return Output(
+      hidden=final_norm(carry.x),
+      mtp=mtp,
+      stats=stats,
+      cache=carry.cache,
+      audio=() if heads is None else tuple(heads.hidden),
+      codes=None if heads is None else jnp.stack(heads.codes, axis=-1),
+    )
 
   def _predict_further(self, embedding, final_norm, x, row: Row, context: Context):
     """Module m joins its predecessor's hidden state with the embedding of the text m + 1 ahead."""

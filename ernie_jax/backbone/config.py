@@ -37,6 +37,34 @@ class RouterConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AudioConfig:
+  """What the model reads and predicts of sound (ERNIE 5.0, section 4).
+
+  Attributes:
+    levels, codes: R levels of so many codes, as the codec makes them; each head has the end as one more.
+    voice: numbers that say how a speaker sounds.
+    heads: "depth": level r is predicted after layer N - R + r, and its code is added to the hidden
+      state before the next layer (next-codec prediction). "last": all levels are predicted after the
+      last layer, each code being added before the next head, with no layer in between (for comparison).
+
+  Raises:
+    ValueError: a size below 1, or other heads.
+  """
+
+  levels: int = 4
+  codes: int = 256
+  voice: int = 22
+  heads: Literal["depth", "last"] = "depth"
+
+  def __post_init__(self):
+    for name in ("levels", "codes", "voice"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.heads not in ("depth", "last"):
+      raise ValueError(f"heads must be 'depth' or 'last', got {self.heads!r}")
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """The backbone and its text head.
 
@@ -67,6 +95,7 @@ class ModelConfig:
     attention, grouped_matmul: kernel back ends, see `ernie_jax.kernels`.
     vision: the code of the visual tokenizer whose bits the model reads and predicts; None: a model
       without vision, which has none of its parameters.
+    audio: the code of the audio codec, likewise.
   """
 
   vocab_size: int
@@ -95,6 +124,7 @@ class ModelConfig:
   attention: Literal["auto", "dense", "blocked"] = "auto"
   grouped_matmul: Literal["auto", "reference", "blocked", "megablox", "ragged"] = "auto"
   vision: QuantizerConfig | None = None
+  audio: AudioConfig | None = None
 
   def __post_init__(self):
     positive = ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim")
@@ -116,6 +146,12 @@ class ModelConfig:
         raise ValueError(f"expert_width must be at least 1, got {self.expert_width}")
     if not 0 <= self.top_layers <= self.depth:
       raise ValueError(f"top_layers ({self.top_layers}) must be between 0 and depth")
+    between = 0 if self.audio is None or self.audio.heads == "last" else self.audio.levels
+    if self.top_layers < between:
+      raise ValueError(
+        f"top_layers ({self.top_layers}) must be at least audio.levels ({between}): heads stand between"
+        " the last layers"
+      )
     if self.mtp_depth and self.mtp_width < 1:
       raise ValueError("mtp_width must be set when mtp_depth is not 0")
 

@@ -147,6 +147,22 @@ class Media:
   start: Int[Array, "V"]
 
 
+@flax.struct.dataclass
+class Audio:
+  """What the positions of a batch of rows hold of sound; see `sequence/sound.py`.
+
+  Attributes:
+    heard: int32 [B, L, R], codes of the frame that an audio position reads; -1 where it hears nothing.
+    voice: float32 [B, L, S], what a position of kind VOICE reads.
+    codes: int32 [B, L, R], the codes that a position predicts, fed back to the hidden state. None: they
+      are chosen while the layers run.
+  """
+
+  heard: Int[Array, "B L R"]
+  voice: Float[Array, "B L S"]
+  codes: Int[Array, "B L R"] | None
+
+
 def no_stats(experts: int) -> LayerStats:
   """Statistics of a layer that did not run or has no experts."""
   zeros = jnp.zeros((experts,), jnp.float32)

@@ -68,13 +68,17 @@ def model_cost(model: ModelConfig, length: int) -> Cost:
   fixed = c.depth * (attention + norms) + c.width + embeddings
   fixed += c.moe_layers * (router + shared) + c.dense_layers * dense
   vision = 0
-  if c.vision is not None:  # sums in, bits out; besides these a vector for each scale
+  if c.vision is not None:  # sums in, bits out; besides these a vector for each element
     vision = 3 * c.vision.bits * c.width
-    fixed += vision + len(c.vision.sides) * c.width
+    fixed += vision + c.vision.elements * c.width
+  audio = 0
+  if c.audio is not None:  # a head for each level; besides these embeddings, norms and the voice
+    audio = c.audio.levels * (c.audio.codes + 1) * c.width
+    fixed += 2 * audio + (c.audio.levels + c.audio.voice) * c.width
   # Scores and their use: two products of length L / 2 (causal) for each query head.
   scores = 2 * 2 * (length / 2) * c.heads * c.head_dim
   used = c.depth * attention + c.moe_layers * (router + shared + c.top_k * expert)
-  used += c.dense_layers * dense + head + vision
+  used += c.dense_layers * dense + head + vision + audio
   forward = 2 * used + c.depth * scores
   one_mtp = 2 * (2 * c.width**2 + attention + 3 * c.width * c.mtp_width + head) + scores
   return Cost(

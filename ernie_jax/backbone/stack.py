@@ -5,6 +5,8 @@ The top layers are unrolled because audio heads sit between them and feed their 
 hidden state (ERNIE 5.0, section 4); elastic depth never drops them.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,13 @@ class Stack(nn.Module):
     active: Active | None,
     context: Context,
     cache: Cache | None = None,
+    between: Callable[[int, Float[Array, "B L D"]], Float[Array, "B L D"]] | None = None,
   ) -> tuple[Carry, LayerStats]:
+    """Runs the layers.
+
+    `between` takes how many layers have run and the hidden state, and gives the state for the next
+    layer: after each unrolled layer, and after a scan.
+    """
     layers = LayerInputs(
       number=jnp.arange(self.config.depth),
       bias=bias,
@@ -40,6 +48,8 @@ class Stack(nn.Module):
       one = jax.tree.map(lambda a, s=segment: a[s.start : s.stop], layers)
       carry, reported = self._segment(segment, carry, one, context)
       stats.append(reported)
+      if between is not None:
+        carry = carry.replace(x=between(segment.stop, carry.x))
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *stats)
 
   def _segment(self, segment: Segment, carry: Carry, layers: LayerInputs, context: Context):

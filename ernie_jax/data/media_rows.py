@@ -1,20 +1,13 @@
-"""Packed rows of pictures, videos and text with random access: row i follows from the config and i alone.
-
-Row i draws sources by weight, examples of them (with replacement, so that no row depends on another), a task that
-the example can serve, and its words, until some draws in a row no longer fit. So the state of a
-reader is one row number, any host can make any row, and a resumed run sees exactly the rows it would have seen.
-
-Gotcha: what no longer fits is dropped, so short tasks come a little more often than their weights say.
-"""
+"""Packed rows of pictures, videos and text with random access (`drawn_rows.py` says how they are drawn)."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ernie_jax.data import media_tasks
+from ernie_jax.data.drawn_rows import DrawnRows, choose_task
 from ernie_jax.data.media_example import MediaExample
 from ernie_jax.data.media_files import MediaFolder
 from ernie_jax.data.media_sources import Examples, MediaSource, open_examples
@@ -25,15 +18,12 @@ from ernie_jax.sequence import (
   Drawn,
   Item,
   LayoutOptions,
-  MediaRow,
   MediaShapes,
   RowBuilder,
   SlotsConfig,
+  SoundShape,
 )
 from ernie_jax.text.tokenizer import Tokenizer
-
-_MISSES = 4  # draws that do not fit before a row is called full: our choice
-_ROWS_OF_AN_EPOCH = 1 << 20  # there are no epochs; a mixture wants a length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +109,8 @@ class MediaDataConfig:
     return None if self.window < 0 else self.window
 
 
-class MediaRows:
-  """Rows of one split; see the module docstring. `len` is a formality: every row i >= 0 is defined."""
+class MediaRows(DrawnRows):
+  """Rows of one split."""
 
   def __init__(
     self,
@@ -133,6 +123,7 @@ class MediaRows:
     seed: int = 0,
     regularise: bool = True,
     bpe_dropout: float = 0.0,
+    sound: SoundShape | None = None,
   ):
     """Reads nothing yet.
 
@@ -145,46 +136,34 @@ class MediaRows:
       seed: of every draw.
       regularise: whether captions and frames are left out, as in training.
       bpe_dropout: rate; see `Tokenizer.encode_words`.
+      sound: of other rows of the mixture, where they have some; here there is none.
     """
-    self._sources, self.tokenizer, self.shapes, self.config = sources, tokenizer, shapes, config
-    self.length, self._seed = length, seed
-    self._regularise, self._bpe_dropout = regularise, bpe_dropout
-    weights = np.array([source.weight for source in config.sources], np.float64)
-    self._shares = weights / weights.sum()
+    super().__init__(sources, [source.weight for source in config.sources], seed=seed)
+    self.tokenizer, self.shapes, self.config, self.length = tokenizer, shapes, config, length
+    self._regularise, self._bpe_dropout, self._sound = regularise, bpe_dropout, sound
     self._kept: dict[tuple[int, int], MediaExample] = {}
     self._room = config.cache_mb << 20
-    names = "/".join(source.fingerprint for source in sources)
-    self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
 
-  def __len__(self) -> int:
-    return _ROWS_OF_AN_EPOCH
-
-  def __getitem__(self, index: int) -> MediaRow:
-    """Row `index`.
-
-    Raises:
-      UserError: an example does not fit into an empty row, or has too few frames for a slot.
-    """
-    rng = np.random.default_rng([self._seed, index])
+  def builder(self) -> RowBuilder:
+    """See `DrawnRows`."""
     c = self.config
-    builder = RowBuilder(self.shapes, c.slots, length=self.length, options=c.options())
-    added = misses = 0
-    while misses < _MISSES:
-      example = self._example(rng)
-      if builder.add(self._items(example, rng)):
-        added += 1
-        continue
-      misses += 1
-      if not added:
-        raise UserError(
-          f"{example.name} does not fit into a row: raise config.data.row_length ({self.length}) or the"
-          f" slots of config.data.media.slots ({', '.join(map(str, c.slots.counts))})"
-        )
-    return builder.finish()
+    return RowBuilder(
+      self.shapes, c.slots, length=self.length, options=c.options(), sound=self._sound
+    )
 
-  def _example(self, rng: np.random.Generator) -> MediaExample:
-    source = int(rng.choice(len(self._sources), p=self._shares))
-    index = int(rng.integers(len(self._sources[source])))
+  def advice(self) -> str:
+    """See `DrawnRows`."""
+    return (
+      f"raise config.data.row_length ({self.length}) or the slots of config.data.media.slots"
+      f" ({', '.join(map(str, self.config.slots.counts))})"
+    )
+
+  def draw(self, source: int, index: int, rng: np.random.Generator) -> tuple[str, list[Item]]:
+    """See `DrawnRows`."""
+    example = self._example(source, index)
+    return example.name, self._items(example, rng)
+
+  def _example(self, source: int, index: int) -> MediaExample:
     kept = self._kept.get((source, index))
     if kept is None:
       kept = self._sources[source][index]
@@ -204,11 +183,7 @@ class MediaRows:
       "extend": moves,
       "document": example.document is not None,
     }
-    names = [name for name in can if can[name] and weights[name] > 0]
-    if not names:
-      names = ["draw"]
-    shares = np.array([weights[name] or 1.0 for name in names])
-    task = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    task = choose_task(weights, can, rng, default="draw")
     return getattr(self, f"_{task}")(example, rng)
 
   def _draw(self, example: MediaExample, rng: np.random.Generator, *, given: int = 0) -> list[Item]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ernie_jax.sequence.media import MediaRow
 from ernie_jax.sequence.row import Row
+from ernie_jax.sequence.sound import Sound
 
 ENDLESS = 2**40  # rows: what Grain is told is the length of a source that repeats for ever
 
@@ -64,4 +65,10 @@ def stack_rows(rows: Sequence[Row | MediaRow]) -> Row | MediaRow:
   if isinstance(rows[0], Row):
     return Row(**{f.name: np.stack(stack(f.name)) for f in dataclasses.fields(Row)})
   slots = lambda name: tuple(np.stack(kind) for kind in zip(*stack(name)))
-  return MediaRow(row=stack_rows(stack("row")), drawn=slots("drawn"), seen=slots("seen"))
+  sound = None
+  if rows[0].sound is not None:
+    field = lambda name: np.stack([getattr(one, name) for one in stack("sound")])
+    sound = Sound(codes=field("codes"), voice=field("voice"))
+  return MediaRow(
+    row=stack_rows(stack("row")), drawn=slots("drawn"), seen=slots("seen"), sound=sound
+  )

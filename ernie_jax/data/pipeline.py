@@ -16,10 +16,13 @@ import grain
 from ernie_jax.data.held_out import HeldOut, held_out
 from ernie_jax.data.media_rows import MediaDataConfig, MediaRows, media_texts, open_media
 from ernie_jax.data.mixture import ENDLESS, RowSource, mix, stack_rows
+from ernie_jax.data.speech_batches import open_all
+from ernie_jax.data.speech_codes import Coder
+from ernie_jax.data.speech_rows import SpeechDataConfig, SpeechRows, open_coded, speech_texts
 from ernie_jax.data.text_files import Pieces, TextSource, prepare
 from ernie_jax.data.text_rows import TextRows
 from ernie_jax.errors import UserError
-from ernie_jax.sequence import MediaRow, MediaShapes, RowBuilder
+from ernie_jax.sequence import NO_SLOTS, MediaRow, MediaShapes, RowBuilder, SlotsConfig, SoundShape
 from ernie_jax.sequence.row import Row
 from ernie_jax.text.tokenizer import Tokenizer
 
@@ -33,8 +36,9 @@ class DataConfig:
     rows_per_batch: rows of a batch over all hosts.
     seed: of the order of the data and of dropout.
     bpe_dropout: rate at which merges are dropped in training text (Provilkov et al., 2020).
-    sources: text sources, each with its weight; possibly none where there are media.
-    media: pictures and videos; without sources, rows are of text alone.
+    sources: text sources, each with its weight; possibly none where there are media or speech.
+    media: pictures and videos; without sources, there are none.
+    speech: likewise.
     data_dir: where prepared records are kept; shared by runs.
     prefetch: batches made ahead.
     threads: threads that make them. Encoding holds the interpreter lock, so more only hide file latency.
@@ -46,6 +50,7 @@ class DataConfig:
   bpe_dropout: float = 0.0
   sources: tuple[TextSource, ...] = (TextSource(),)
   media: MediaDataConfig = MediaDataConfig()
+  speech: SpeechDataConfig = SpeechDataConfig()
   data_dir: str = ".cache/data"
   prefetch: int = 4
   threads: int = 2
@@ -58,7 +63,7 @@ class DataConfig:
       raise ValueError(f"seed must not be negative, got {self.seed}")
     if not 0 <= self.bpe_dropout <= 1:
       raise ValueError(f"bpe_dropout must be in [0, 1], got {self.bpe_dropout}")
-    if not self.sources and not self.media.sources:
+    if not self.sources and not self.media.sources and not self.speech.sources:
       raise ValueError("sources must not be empty")
 
 
@@ -138,7 +143,7 @@ class Pipeline(Iterator[Row | MediaRow]):
     """
     for name, old, new in zip(self._names, state["text"], self._text, strict=True):
       if old != new:
-        what = "content" if name.endswith("media") else "text"
+        what = "content" if name.endswith(("media", "speech")) else "text"
         raise UserError(
           f"the {what} of {name} has changed since the checkpoint was written, so its"
           f" place in the data is lost; use another workdir, or the {what} as it was"
@@ -166,7 +171,7 @@ class Pipeline(Iterator[Row | MediaRow]):
 
 @dataclasses.dataclass(frozen=True)
 class _WithSlots:
-  """Rows of text as rows whose media slots are empty, so that all rows of a batch have one form."""
+  """Rows of text as rows whose media slots are empty and that are silent, so that all rows of a batch have one form."""
 
   rows: RowSource
   empty: MediaRow
@@ -187,15 +192,17 @@ def training_pipeline(
   tokenizer: Tokenizer,
   *,
   shapes: MediaShapes | None = None,
+  coder: Coder | None = None,
   host: int = 0,
   hosts: int = 1,
 ) -> Pipeline:
   """Prepares the sources of `config` where needed and opens their training splits.
 
   Args:
-    config: text and media.
+    config: text, media and speech.
     tokenizer: of the text.
     shapes: how media become positions; not needed without media.
+    coder: the codec; not needed without speech.
     host, hosts: which part of each batch to make.
   """
   sources = [
@@ -210,9 +217,11 @@ def training_pipeline(
   ]
   weights = [source.weight for source in config.sources]
   names = [f"config.data.sources[{i}]" for i in range(len(sources))]
-  if config.media.sources:
-    empty = RowBuilder(shapes, config.media.slots, length=config.row_length).finish()
+  slots, sound = _form(config, coder)
+  if config.media.sources or config.speech.sources:
+    empty = RowBuilder(shapes, slots, length=config.row_length, sound=sound).finish()
     sources = [_WithSlots(rows, empty) for rows in sources]
+  if config.media.sources:
     sources.append(
       MediaRows(
         open_media(config.media, "train", data_dir=config.data_dir),
@@ -222,10 +231,27 @@ def training_pipeline(
         length=config.row_length,
         seed=config.seed,
         bpe_dropout=config.bpe_dropout,
+        sound=sound,
       )
     )
     weights.append(config.media.weight)
     names.append("config.data.media")
+  if config.speech.sources:
+    sources.append(
+      SpeechRows(
+        open_coded(config.speech, "train", coder, data_dir=config.data_dir),
+        tokenizer,
+        sound,
+        config.speech,
+        length=config.row_length,
+        seed=config.seed,
+        bpe_dropout=config.bpe_dropout,
+        shapes=shapes,
+        slots=slots,
+      )
+    )
+    weights.append(config.speech.weight)
+    names.append("config.data.speech")
   return Pipeline(
     sources,
     weights,
@@ -236,6 +262,12 @@ def training_pipeline(
     threads=config.threads,
     names=names,
   )
+
+
+def _form(config: DataConfig, coder: Coder | None) -> tuple[SlotsConfig, SoundShape | None]:
+  """What every row of a mixture has, so that all of them have one form: slots, and the shape of sound."""
+  slots = config.media.slots if config.media.sources else NO_SLOTS
+  return slots, coder.shape if config.speech.sources else None
 
 
 def held_out_media(
@@ -260,6 +292,27 @@ def held_out_media(
   return stack_rows([made[i] for i in range(rows)])
 
 
+def held_out_speech(
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  coder: Coder,
+  *,
+  rows: int,
+  split: str = "validation",
+) -> MediaRow | None:
+  """Rows of a split of the speech that training does not hear; None without speech."""
+  if not config.speech.sources:
+    return None
+  made = SpeechRows(
+    open_coded(config.speech, split, coder, data_dir=config.data_dir),
+    tokenizer,
+    coder.shape,
+    config.speech,
+    length=config.row_length,
+  )
+  return stack_rows([made[i] for i in range(rows)])
+
+
 def held_out_sets(config: DataConfig, tokenizer: Tokenizer, *, max_rows: int) -> list[HeldOut]:
   """The held-out text of each source of `config`, at most `max_rows` rows each."""
   return [
@@ -279,7 +332,8 @@ def held_out_sets(config: DataConfig, tokenizer: Tokenizer, *, max_rows: int) ->
 def training_texts(config: DataConfig, *, max_chars: int = 32_000_000) -> Iterator[str]:
   """Training text of `config` to train a tokenizer on: an equal share of each source."""
   media = open_media(config.media, "train", data_dir=config.data_dir)
-  share = -(-max_chars // (len(config.sources) + len(media)))
+  speech = open_all(config.speech.sources, "train", data_dir=config.data_dir)
+  share = -(-max_chars // (len(config.sources) + len(media) + len(speech)))
   for source in config.sources:
     pieces = Pieces(prepare(source, config.data_dir), "train")
     left = share
@@ -289,3 +343,4 @@ def training_texts(config: DataConfig, *, max_chars: int = 32_000_000) -> Iterat
       if left <= 0:
         break
   yield from media_texts(media, max_chars=share * len(media))
+  yield from speech_texts(speech, max_chars=share * len(speech))

@@ -96,14 +96,16 @@ def open_speech(
   return SpeechExamples(module.prepare(source, data_dir), split)
 
 
-def open_all(config: SoundConfig, split: str) -> list[SpeechExamples]:
+def open_all(
+  sources: Sequence[SpeechSource | SpeechFolder], split: str, *, data_dir: str
+) -> list[SpeechExamples]:
   """Opens a split of every source.
 
   Raises:
     UserError: a source cannot be used or is empty.
   """
-  opened = [open_speech(s, split, data_dir=config.data_dir) for s in config.sources]
-  for source, examples in zip(config.sources, opened):
+  opened = [open_speech(source, split, data_dir=data_dir) for source in sources]
+  for source, examples in zip(sources, opened):
     if not len(examples):
       raise UserError(f"{source.label} has no examples in its {split} split")
   return opened

@@ -1,4 +1,4 @@
-"""Held-out losses on pictures and videos, of a model or of a member of its family.
+"""Held-out losses on pictures, videos and speech, of a model or of a member of its family.
 
 Letters: B rows, N layers, E experts.
 """
@@ -11,9 +11,11 @@ import jax
 import numpy as np
 
 from ernie_jax import media as media_lib
+from ernie_jax.backbone.audio_io import given_audio
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import Active
 from ernie_jax.model import UnifiedModel, head_kernel
+from ernie_jax.objectives.audio import audio_loss
 from ernie_jax.objectives.cross_entropy import token_losses
 from ernie_jax.objectives.vision import vision_loss
 from ernie_jax.sequence.media import MediaRow
@@ -30,11 +32,13 @@ class MediaScore:
 
   Attributes:
     text: nats per token of captions, answers and what else is learnt as text.
-    bits: nats per bit of pictures and videos, with the scale weights of training.
+    bits: nats per bit of pictures and videos, with the scale weights of training; 0 without them.
+    codes: nats per code of speech, all levels alike; 0 without it.
   """
 
   text: float
   bits: float
+  codes: float
 
 
 def score(
@@ -43,20 +47,20 @@ def score(
   rows: MediaRow,
   *,
   model: ModelConfig,
-  config: media_lib.MediaConfig,
+  config: media_lib.MediaConfig | None = None,
   active: Active | None = None,
 ) -> MediaScore:
   """Scores a model on held-out rows.
 
   Args:
     params, variables: the model's; on the device already, if it is called more than once.
-    rows: from `data.pipeline.held_out_media`.
-    model, config: of the parameters.
+    rows: from `data.pipeline.held_out_media` or `held_out_speech`.
+    model, config: of the parameters; no `config` is needed for rows without pictures and videos.
     active: which part of the network runs, for all rows alike; None is all of it.
   """
   count = rows.row.kind.shape[0]
   size = count if active_mesh() is not None else min(_BATCH, count)
-  sums = np.zeros(4)
+  sums = np.zeros(6)
   for start in range(0, count, size):
     # The last batch goes back over rows that were scored, and their second score is left out.
     first = min(start, count - size)
@@ -69,16 +73,30 @@ def score(
       )
     )
     sums += fetch(_sums(params, variables, batch, active, model, config))
-  return MediaScore(text=float(sums[0] / max(sums[1], 1)), bits=float(sums[2] / max(sums[3], 1)))
+  text, bits, codes = (float(total / max(weight, 1)) for total, weight in sums.reshape(3, 2))
+  return MediaScore(text=text, bits=bits, codes=codes)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config"))
 def _sums(params, variables, batch: MediaRow, active, model, config):
-  """(text nats, text weight, bit nats, bit weight) of a batch."""
-  encoded = media_lib.encode(params, variables.tokenizer, batch, config=config, model=model)
-  row, media = batch.row, encoded.media
-  output = UnifiedModel(model).apply({"params": params}, row, variables.bias, active, media=media)
+  """Nats and weight of text, of bits and of codes of a batch."""
+  row, sound = batch.row, batch.sound
+  zero = jax.numpy.zeros(())
+  encoded = media = audio = None
+  if batch.drawn or batch.seen:
+    encoded = media_lib.encode(params, variables.tokenizer, batch, config=config, model=model)
+    media = encoded.media
+  if sound is not None:
+    audio = given_audio(sound)
+  output = UnifiedModel(model).apply(
+    {"params": params}, row, variables.bias, active, media=media, audio=audio
+  )
   losses = token_losses(output.hidden, head_kernel(params, model), row.target)
-  bits = vision_loss(output, row, encoded.targets, media.start, params, model)
-  text = jax.numpy.sum(losses * row.text_weight)
-  return jax.numpy.stack([text, row.text_weight.sum(), bits.bits * bits.elements, bits.elements])
+  sums = [jax.numpy.sum(losses * row.text_weight), row.text_weight.sum(), zero, zero, zero, zero]
+  if encoded is not None:
+    bits = vision_loss(output, row, encoded.targets, media.start, params, model)
+    sums[2:4] = bits.bits * bits.elements, bits.elements
+  if audio is not None:
+    codes = audio_loss(output, row, audio.codes, params, model)
+    sums[4:6] = codes.codes * codes.frames, codes.frames
+  return jax.numpy.stack(sums)

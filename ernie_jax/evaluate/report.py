@@ -11,7 +11,7 @@ from typing import Any
 from ernie_jax.elastic.family import Member, parse_member
 from ernie_jax.evaluate.family_table import MAX_ROWS, FamilyReport, evaluate_family
 from ernie_jax.evaluate.figures import read_metrics, write_figure
-from ernie_jax.evaluate.media_table import MediaReport, evaluate_media
+from ernie_jax.evaluate.media_table import MediaReport, evaluate_media, evaluate_speech
 from ernie_jax.evaluate.vision import VisionReport, drawing_of, evaluate_vision
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.draw import DrawingConfig
@@ -25,7 +25,7 @@ SAMPLE_TOKENS = 96
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-  """What a run reached: on held-out text, on held-out media, and at the world's scenes.
+  """What a run reached: on held-out text, on held-out media and speech, and at the world's scenes.
 
   Each is None where it had none or was not asked.
   """
@@ -33,18 +33,20 @@ class RunReport:
   text: FamilyReport | None
   media: MediaReport | None
   vision: VisionReport | None = None
+  speech: MediaReport | None = None
 
   def to_json(self) -> dict[str, Any]:
-    """`members` and `baselines` of the text, the members under `media`, and `vision`, ready for JSON."""
+    """`members` and `baselines` of the text, the members under `media` and `speech`, and `vision`, ready
+    for JSON."""
     values = {} if self.text is None else self.text.to_json()
-    for name in ("media", "vision"):
+    for name in ("media", "speech", "vision"):
       if (part := getattr(self, name)) is not None:
         values[name] = part.to_json()
     return values
 
   def to_text(self) -> str:
     """The tables."""
-    parts = (self.text, self.media, self.vision)
+    parts = (self.text, self.media, self.speech, self.vision)
     return "\n\n".join(part.to_text() for part in parts if part is not None)
 
 
@@ -85,11 +87,12 @@ def report(
   drawing = drawing_of(saved, temperature=temperature, guidance=guidance)
   chosen = members and [parse_member(name, saved.model, key="--members") for name in members]
   media = evaluate_media(saved, members=chosen)
+  speech = evaluate_speech(saved, members=chosen)
   text = None
-  if media is None or saved.config["data"]["sources"]:
+  if (media is None and speech is None) or saved.config["data"]["sources"]:
     text = evaluate_family(saved, members=chosen, max_rows=max_rows)
   vision = _draw_and_read(saved, chosen, prompts, drawing)
-  found = RunReport(text=text, media=media, vision=vision)
+  found = RunReport(text=text, media=media, vision=vision, speech=speech)
   print(found.to_text())
   if vision is not None and sheet is not None:
     vision.write_sheet(sheet)

@@ -1,6 +1,7 @@
-"""How often bits of the history are flipped in training (ERNIE 5.0, section 3.3).
+"""Errors put into the history that predictions stand on, in training alone: bits of pictures (ERNIE 5.0,
+section 3.3), frames and codes of sound.
 
-Letters: B rows, T latent frames, K scales.
+Letters: B rows, T latent frames, K scales, L positions, R levels, V codes.
 """
 
 import dataclasses
@@ -8,6 +9,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ernie_jax.backbone.config import AudioConfig
+from ernie_jax.backbone.inputs import Audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,3 +52,31 @@ def flip_strength(
     first = before + uniform[:, 1:, 0] * jnp.maximum(high[1:, 0] - before, 0)
     strength = strength.at[:, 1:, 0].set(first)
   return jnp.clip(strength, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundHistoryConfig:
+  """Errors in what audio positions hear; 0 and 0 is teacher forcing. Shares of small runs: our choice.
+
+  Attributes:
+    dropped: share of frames that are not heard at all.
+    replaced: share of the codes of a frame that are heard as any other code.
+  """
+
+  dropped: float = 0.1
+  replaced: float = 0.1
+
+  def __post_init__(self):
+    for name in ("dropped", "replaced"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+def misheard(audio: Audio, code: AudioConfig, config: SoundHistoryConfig, key: Array) -> Audio:
+  """`audio` with errors in what is heard, and in nothing that is to be predicted."""
+  drop, replace, other = jax.random.split(key, 3)
+  heard = audio.heard
+  wrong = jax.random.bernoulli(replace, config.replaced, heard.shape)
+  heard = jnp.where(wrong, jax.random.randint(other, heard.shape, 0, code.codes), heard)
+  gone = jax.random.bernoulli(drop, config.dropped, heard.shape[:-1])
+  return audio.replace(heard=jnp.where(gone[..., None], -1, heard))

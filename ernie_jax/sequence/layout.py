@@ -111,6 +111,14 @@ def _text(part: parts_lib.Text, start: int, options: LayoutOptions) -> _Piece:
   return _Piece(row, learned, np.ones(len(tokens), bool), start + len(tokens))
 
 
+def _voice(part: parts_lib.Voice, start: int, options: LayoutOptions) -> _Piece:
+  del options
+  row = _started(part.length)
+  row.kind[:] = Kind.VOICE
+  row.position[:] = _counted(start, part.length)
+  return _Piece(row, np.zeros(1, bool), np.ones(1, bool), start + part.length)
+
+
 def _audio(part: parts_lib.Audio, start: int, options: LayoutOptions) -> _Piece:
   del options
   row = _started(part.length)
@@ -185,6 +193,7 @@ def _vision(part: parts_lib.VisionTarget, start: int, options: LayoutOptions) ->
 _PIECES = {
   parts_lib.Text: _text,
   parts_lib.Audio: _audio,
+  parts_lib.Voice: _voice,
   parts_lib.ContextMedia: _context,
   parts_lib.VisionTarget: _vision,
 }

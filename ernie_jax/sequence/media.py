@@ -8,6 +8,7 @@ A row has four kinds of slots, numbered in this order: pictures that are drawn, 
 pictures that are only looked at, videos that are only looked at. Each kind has its own fixed number, so
 that a batch has fixed shapes and no picture costs the work of a video or of a path that nothing reads.
 An image is a video of one frame: the kinds differ in the number of frames and in nothing else.
+Sound needs no slots (`sound.py`).
 
 Letters: V slots of one kind, F pixel frames, H W pixels, T latent frames. NumPy only.
 """
@@ -21,8 +22,9 @@ from jaxtyping import UInt8
 
 from ernie_jax.sequence.layout import LayoutOptions, lay_out
 from ernie_jax.sequence.pack import pack
-from ernie_jax.sequence.parts import ContextMedia, Part, Text, VisionTarget
+from ernie_jax.sequence.parts import Audio, ContextMedia, Part, Text, VisionTarget, Voice
 from ernie_jax.sequence.row import Row
+from ernie_jax.sequence.sound import Clip, Sound, SoundShape, Speaker, silence, sound_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Seen:
   media: UInt8[np.ndarray, "F H W 3"]
 
 
-Item = Text | Drawn | Seen
+Item = Text | Drawn | Seen | Clip | Speaker
+NO_SLOTS = SlotsConfig(side=1, frames=1, drawn_images=0, seen_images=0)
 
 
 @flax.struct.dataclass
@@ -118,11 +121,13 @@ class MediaRow:
     row: fields [L] or [B, L].
     drawn: uint8 [*B, V, F, H, W, 3], one array for each kind of drawn slots that there is.
     seen: the same of those that are only looked at.
+    sound: codes and voices of its positions; None where the rows of a run have no sound at all.
   """
 
   row: Row
   drawn: tuple[UInt8[np.ndarray, "*B V F H W 3"], ...]
   seen: tuple[UInt8[np.ndarray, "*B V F H W 3"], ...]
+  sound: Sound | None = None
 
 
 class RowBuilder:
@@ -130,15 +135,27 @@ class RowBuilder:
 
   def __init__(
     self,
-    shapes: MediaShapes,
+    shapes: MediaShapes | None,
     slots: SlotsConfig,
     *,
     length: int,
     options: LayoutOptions | None = None,
+    sound: SoundShape | None = None,
   ):
-    self.shapes, self.slots, self.length = shapes, slots, length
+    """An empty row.
+
+    Args:
+      shapes: how pictures and videos become positions; None where `slots` has none.
+      slots: of the row.
+      length: L.
+      options: of the layout.
+      sound: the shape of clips and voices; None: a row without sound.
+    """
+    self.shapes, self.slots, self.length, self.sound = shapes, slots, length, sound
     self._options = options
     self._examples: list[Row] = []
+    self._sounds: list[Sound] = []
+    self._clips = 0
     self._free = length
     self._used = [0, 0, 0, 0]
     frames = (1, slots.frames) * 2
@@ -155,8 +172,13 @@ class RowBuilder:
     """
     taken = list(self._used)
     parts, media = [], []
+    clips = [item for item in items if isinstance(item, Clip)]
     for item in items:
-      if not isinstance(item, Text):
+      if isinstance(item, Clip):
+        item = Audio(slot=self._clips + clips.index(item), frames=len(item.codes), learn=item.learn)
+      elif isinstance(item, Speaker):
+        item = Voice()
+      elif not isinstance(item, Text):
         kind = self._kind(item)
         if taken[kind] == self.slots.counts[kind]:
           return False
@@ -171,13 +193,29 @@ class RowBuilder:
     self._examples.append(lay_out(parts, options=self._options))
     self._used = taken
     self._free -= self._examples[-1].length
+    if self.sound is not None:
+      speakers = [item for item in items if isinstance(item, Speaker)]
+      self._sounds.append(sound_of(self._examples[-1], clips, speakers, self.sound))
+      self._clips += len(clips)
     return True
 
   def finish(self) -> MediaRow:
     """The row as far as it was filled."""
     present = [pixels if len(pixels) else None for pixels in self._pixels]
     kept = lambda kinds: tuple(present[k] for k in kinds if present[k] is not None)
-    return MediaRow(row=pack(self._examples, self.length), drawn=kept((0, 1)), seen=kept((2, 3)))
+    return MediaRow(
+      row=pack(self._examples, self.length),
+      drawn=kept((0, 1)),
+      seen=kept((2, 3)),
+      sound=self._all_sound(),
+    )
+
+  def _all_sound(self) -> Sound | None:
+    if self.sound is None:
+      return None
+    parts = [*self._sounds, silence(self._free, self.sound)]
+    joined = lambda name: np.concatenate([getattr(part, name) for part in parts])
+    return Sound(codes=joined("codes"), voice=joined("voice"))
 
   def _kind(self, item: Drawn | Seen) -> int:
     shape = item.media.shape

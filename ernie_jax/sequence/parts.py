@@ -7,6 +7,7 @@ the media slot that does. Serialised as in sections 3.2 and 4 of the ERNIE 5.0 r
     ContextMedia   BOI I I .. EOI                      (BOV .. EOV for more than one frame)
     VisionTarget   BOI [S1 on the S2 grid] .. SS EOI   (one frame: an image)
                    BOV [F1S1 ..] F1SS [F2S1 ..] F2SS EOV
+    Voice          V                                   (who speaks in the audio after it)
     Audio          BOA A1 .. An EOA
 
 Whether a token is learnt is a matter of the part it belongs to, not of the part before it that predicts
@@ -152,7 +153,17 @@ class Audio:
     return self.frames + 2
 
 
-Part = Text | ContextMedia | VisionTarget | Audio
+@dataclasses.dataclass(frozen=True)
+class Voice:
+  """One position that says how a speaker sounds (report: a speaker embedding in the context)."""
+
+  @property
+  def length(self) -> int:
+    """Number of positions in the row."""
+    return 1
+
+
+Part = Text | ContextMedia | VisionTarget | Audio | Voice
 
 
 def _check_slot(slot: int) -> None:

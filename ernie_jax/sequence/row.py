@@ -33,6 +33,7 @@ class Kind(enum.IntEnum):
   VISION_CONTEXT = 2  # understanding features: no loss
   VISION_TARGET = 3  # a token of a scale that is being predicted, or the sum of all scales
   AUDIO = 4
+  VOICE = 5  # how a speaker sounds: no loss
 
 
 @flax.struct.dataclass

@@ -186,14 +186,15 @@ def held_out(experiment: CodecExperiment, split: str, count: int) -> list[Speech
     data = dataclasses.replace(data, folders=()) if data.worlds else None
   if data is None:
     return []
-  sources = open_all(data, split)
+  sources = open_all(data.sources, split, data_dir=data.data_dir)
   each = -(-count // len(sources))
   chosen = [(s, i) for s in sources for i in range(min(each, len(s)))][:count]
   return [source[i] for source, i in chosen]
 
 
 def _batches(experiment: CodecExperiment, host: int, hosts: int) -> SpeechBatches:
-  sources = open_all(experiment.data, "train")
+  data = experiment.data
+  sources = open_all(data.sources, "train", data_dir=data.data_dir)
   return SpeechBatches(sources, experiment.data, tracker=read_pitch, host=host, hosts=hosts)
 
 

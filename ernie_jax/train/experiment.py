@@ -54,6 +54,18 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FrozenCodecConfig:
+  """How sound becomes what the model reads; of no effect where `config.model.audio` is None.
+
+  Attributes:
+    codec: the workdir of a trained audio codec. It is copied into the first checkpoint, and not needed
+      after that.
+  """
+
+  codec: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
   """What is measured on held-out text and scenes.
 
@@ -86,7 +98,7 @@ class Experiment:
   Attributes:
     name: for people.
     seed: of parameters and of every draw; the data has its own.
-    text, data, model, vision, elastic, objective, train, mesh, evaluation: see their classes.
+    text, data, model, vision, audio, elastic, objective, train, mesh, evaluation: see their classes.
   """
 
   name: str = "experiment"
@@ -95,6 +107,7 @@ class Experiment:
   data: DataConfig = DataConfig()
   model: ModelConfig = ModelConfig(vocab_size=4096)
   vision: VisionConfig = VisionConfig()
+  audio: FrozenCodecConfig = FrozenCodecConfig()
   elastic: ElasticConfig = ElasticConfig()
   objective: ObjectiveConfig = ObjectiveConfig()
   train: TrainConfig = TrainConfig(steps=1000, schedule=ScheduleConfig())
@@ -110,6 +123,17 @@ class Experiment:
     if self.data.media.sources and self.model.vision is None:
       raise UserError(
         "config.data.media has sources, but config.model.vision is None: the model has no vision"
+      )
+    if self.data.speech.sources and self.model.audio is None:
+      raise UserError(
+        "config.data.speech has sources, but config.model.audio is None: the model has no audio"
+      )
+    if self.model.audio is not None and len(self.objective.level_weights) not in (
+      0,
+      self.model.audio.levels,
+    ):
+      raise UserError(
+        f"config.objective.level_weights must be empty or {self.model.audio.levels} numbers"
       )
     if self.mesh.stage != 1:
       raise UserError("config.mesh.stage must be 1")
@@ -131,7 +155,8 @@ def make_tiny(config: ml_collections.ConfigDict) -> None:
   model.update(experts=4, top_k=2, expert_width=16, shared_width=16 if model.shared_width else 0)
   model.update(dense_layers=dense, dense_width=32 if dense else 0)
   model.update(mtp_depth=min(model.mtp_depth, 1), mtp_width=32 if model.mtp_depth else 0)
-  model.update(top_layers=min(model.top_layers, 1))
+  heads = model.audio.levels if model.audio is not None else 0
+  model.update(top_layers=min(model.top_layers, max(1, heads)))
   config.elastic.update(members=(), widths=(), min_depth=1)
   config.text.training_chars = 400_000
   config.data.update(row_length=64, rows_per_batch=8)

@@ -2,7 +2,8 @@
 
 A workdir holds `config.json` (the experiment as it was built) and `checkpoints/STEP` with at least
 `params` and `variables` (the routers' bias and measured use); the text tokenizer is an asset beside them.
-A model with vision keeps its visual tokenizer's parameters in `variables` and its shape as an asset.
+A model with vision keeps its visual tokenizer's parameters in `variables` and its shape as an asset; a
+model with audio its codec likewise, and the voices of the speakers that it was trained on.
 Training adds optimizer state; a sliced or converted model has none and is otherwise the same.
 """
 
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from ernie_jax import config as config_lib
+from ernie_jax.audio.codec import CodecConfig
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
 from ernie_jax.media import MediaConfig, Vision
+from ernie_jax.speech import Speech
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train import checkpoint
 from ernie_jax.vision.tokenizer import TokenizerConfig
@@ -26,6 +29,7 @@ from ernie_jax.whole_file import written_whole
 
 TOKENIZER = "tokenizer.model"
 VISUAL_TOKENIZER = "visual_tokenizer_{bits}.json"  # a run may switch to more bits
+CODEC, VOICES = "audio_codec.json", "voices.json"
 
 
 @dataclasses.dataclass
@@ -40,6 +44,8 @@ class SavedModel:
     tokenizer: None for an imported checkpoint that has its own.
     step: the training step it was saved at.
     vision: the visual tokenizer and the encoders' configs; None without vision.
+    speech: the audio codec; None without audio.
+    voices: float32 [S] of each speaker by name, from training.
   """
 
   config: dict[str, Any]
@@ -51,6 +57,8 @@ class SavedModel:
   tokenizer: Tokenizer | None
   step: int
   vision: Vision | None = None
+  speech: Speech | None = None
+  voices: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -109,6 +117,8 @@ def load_model(workdir: str | pathlib.Path, *, step: int | None = None) -> Saved
     tokenizer=Tokenizer.load(asset) if asset.exists() else None,
     step=step,
     vision=vision,
+    speech=_speech(folder, variables.get("codec")),
+    voices=read_voices(folder),
   )
 
 
@@ -129,10 +139,7 @@ def read_media_config(
   path = folder / "assets" / VISUAL_TOKENIZER.format(bits=bits)
   if bits is None or not path.exists():
     return None
-  try:
-    stored = json.loads(path.read_text())
-  except (OSError, ValueError) as e:
-    raise UserError(f"cannot read {path}: {e}") from e
+  stored = _read_json(path)
   understand = values.get("vision", {}).get("understand", {})
   return MediaConfig(
     tokenizer=config_lib.build(TokenizerConfig, stored, path=str(path)),
@@ -145,6 +152,50 @@ def write_media_config(folder: pathlib.Path, tokenizer: TokenizerConfig) -> None
   name = VISUAL_TOKENIZER.format(bits=tokenizer.quantizer.bits)
   with written_whole(folder / "assets" / name) as part:
     part.write_text(json.dumps(config_lib.to_dict(tokenizer), indent=2) + "\n")
+
+
+def read_voices(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """The voices stored beside checkpoints; none without audio.
+
+  Raises:
+    UserError: they cannot be read.
+  """
+  path = folder / "assets" / VOICES
+  if not path.exists():
+    return {}
+  return {name: np.asarray(v, np.float32) for name, v in _read_json(path).items()}
+
+
+def write_audio_assets(
+  folder: pathlib.Path, codec: CodecConfig, voices: dict[str, np.ndarray]
+) -> None:
+  """Stores the shape of the audio codec and the speakers' voices beside the checkpoints."""
+  listed = {name: [round(float(x), 5) for x in voice] for name, voice in voices.items()}
+  for name, values in ((CODEC, config_lib.to_dict(codec)), (VOICES, listed)):
+    with written_whole(folder / "assets" / name) as part:
+      part.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_codec_shape(folder: pathlib.Path) -> CodecConfig | None:
+  """The config of the audio codec stored beside checkpoints; None without audio.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  path = folder / "assets" / CODEC
+  return config_lib.build(CodecConfig, _read_json(path), path=str(path)) if path.exists() else None
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as e:
+    raise UserError(f"cannot read {path}: {e}") from e
+
+
+def _speech(folder: pathlib.Path, codec: Any) -> Speech | None:
+  config = read_codec_shape(folder)
+  return None if config is None or codec is None else Speech(config, **codec)
 
 
 def _vision(
@@ -171,6 +222,9 @@ def save_model(workdir: str | pathlib.Path, saved: SavedModel) -> None:
   if saved.vision is not None:
     state["variables"]["tokenizer"] = saved.vision.tokenizer
     write_media_config(folder, saved.vision.config.tokenizer)
+  if saved.speech is not None:
+    state["variables"]["codec"] = saved.speech.frozen
+    write_audio_assets(folder, saved.speech.config, saved.voices)
   if saved.tokenizer is not None:
     saved.tokenizer.save(folder / "assets" / TOKENIZER)
   with checkpoint.Checkpoints(str(folder)) as checkpoints:

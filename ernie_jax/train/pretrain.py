@@ -15,16 +15,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ernie_jax import media as media_lib
+from ernie_jax.backbone.audio_io import given_audio
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import LayerStats
 from ernie_jax.backbone.router import update_bias
 from ernie_jax.elastic.family import ElasticConfig, sample
 from ernie_jax.model import UnifiedModel, initial_bias
-from ernie_jax.objectives.history import HistoryConfig
+from ernie_jax.objectives.audio import audio_loss
+from ernie_jax.objectives.history import HistoryConfig, SoundHistoryConfig, misheard
 from ernie_jax.objectives.text import text_loss
 from ernie_jax.objectives.vision import vision_loss
 from ernie_jax.sequence.media import MediaRow
 from ernie_jax.sequence.row import Row, empty_row
+from ernie_jax.speech import Speech
 from ernie_jax.train.task import Loss
 
 USAGE_DECAY = (
@@ -43,6 +46,9 @@ class ObjectiveConfig:
     text_weight: weight of the text loss, in nats per token.
     vision_weight: weight of the loss of pictures and videos, in nats per bit.
     history: errors put into the pictures and videos that predictions stand on.
+    audio_weight: weight of the loss of sound, in nats per code.
+    level_weights: relative weight of each level of codes; empty for equal ones.
+    sound_history: errors put into the sound that is heard.
   """
 
   mtp_weight: float = 0.3
@@ -51,11 +57,19 @@ class ObjectiveConfig:
   text_weight: float = 1.0
   vision_weight: float = 1.0
   history: HistoryConfig = HistoryConfig()
+  audio_weight: float = 1.0
+  level_weights: tuple[float, ...] = ()
+  sound_history: SoundHistoryConfig = SoundHistoryConfig()
 
   def __post_init__(self):
-    for name in ("mtp_weight", "mtp_final_weight", "text_weight", "vision_weight"):
+    names = ("mtp_weight", "mtp_final_weight", "text_weight", "vision_weight", "audio_weight")
+    for name in names:
       if getattr(self, name) < 0:
         raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+    if self.level_weights and not (min(self.level_weights) >= 0 < sum(self.level_weights)):
+      raise ValueError(
+        f"level_weights must not be negative, and not all 0, got {list(self.level_weights)}"
+      )
 
 
 @flax.struct.dataclass
@@ -68,17 +82,19 @@ class Variables:
       that ran the full configuration; slicing keeps the most used experts.
     tokenizer: parameters of the frozen visual tokenizer, so that a checkpoint has all that generation
       needs; None without vision.
+    codec: the same of the audio codec: `params` and `vectors`.
   """
 
   bias: Float[Array, "N E"]
   usage: Float[Array, "N E"]
   tokenizer: Any = None
+  codec: Any = None
 
 
-def initial_variables(model: ModelConfig, tokenizer: Any = None) -> Variables:
-  """Before training: no bias, equal use, and the given visual tokenizer."""
+def initial_variables(model: ModelConfig, tokenizer: Any = None, codec: Any = None) -> Variables:
+  """Before training: no bias, equal use, and the given visual tokenizer and codec."""
   usage = jnp.full((model.depth, model.experts), 1 / model.experts, jnp.float32)
-  return Variables(bias=initial_bias(model), usage=usage, tokenizer=tokenizer)
+  return Variables(bias=initial_bias(model), usage=usage, tokenizer=tokenizer, codec=codec)
 
 
 class Pretrain:
@@ -90,34 +106,45 @@ class Pretrain:
     elastic: ElasticConfig,
     objective: ObjectiveConfig,
     vision: media_lib.Vision | None = None,
+    speech: Speech | None = None,
   ):
+    if speech is not None:
+      speech.check(model.audio)
     if vision is not None and vision.config.tokenizer.quantizer != model.vision:
       raise ValueError(
         f"the tokenizer makes {vision.config.tokenizer.quantizer}, not {model.vision}"
       )
     self.config, self.elastic, self.objective = model, elastic, objective
-    self.vision = vision
+    self.vision, self.speech = vision, speech
     self.model = UnifiedModel(model)
 
   def init(self, key: Array) -> tuple[Any, Variables]:
     """Boxed parameters, and the state beside them."""
     row = jax.tree.map(lambda x: np.asarray(x)[None], empty_row(8))
     params = self.model.init(key, row, initial_bias(self.config))["params"]
-    if self.vision is None:
-      return params, initial_variables(self.config)
-    own = jax.random.fold_in(key, 1)
-    understand = media_lib.initial_understanding(self.vision.config, self.config.width, own)
-    tokenizer = jax.tree.map(jnp.asarray, self.vision.tokenizer)
-    return {**params, "understand": understand}, initial_variables(self.config, tokenizer)
+    tokenizer = codec = None
+    if self.speech is not None:
+      codec = jax.tree.map(jnp.asarray, self.speech.frozen)
+    if self.vision is not None:
+      own = jax.random.fold_in(key, 1)
+      understand = media_lib.initial_understanding(self.vision.config, self.config.width, own)
+      params = {**params, "understand": understand}
+      tokenizer = jax.tree.map(jnp.asarray, self.vision.tokenizer)
+    return params, initial_variables(self.config, tokenizer, codec)
 
   def loss(
     self, params: Any, variables: Variables, batch: Row | MediaRow, key: Array, step: Array
   ) -> Loss:
-    """Text and bit losses, MTP and the router's auxiliary losses of one micro-batch of rows [B, L]."""
+    """Losses of text, bits and codes, MTP and the router's auxiliary losses of one micro-batch of rows [B, L]."""
     c, o = self.config, self.objective
-    row, encoded = batch, None
+    row, encoded, audio = batch, None, None
     if isinstance(batch, MediaRow):
       row = batch.row
+    if isinstance(batch, MediaRow) and batch.sound is not None:
+      audio = misheard(
+        given_audio(batch.sound), c.audio, o.sound_history, jax.random.fold_in(key, 2)
+      )
+    if isinstance(batch, MediaRow) and c.vision is not None:
       encoded = media_lib.encode(
         params,
         variables.tokenizer,
@@ -131,7 +158,9 @@ class Pretrain:
     if self.elastic.trains_family:
       active = sample(key, row.kind.shape[0], elastic=self.elastic, model=c, step=step)
     media = None if encoded is None else encoded.media
-    output = self.model.apply({"params": params}, row, variables.bias, active, media=media)
+    output = self.model.apply(
+      {"params": params}, row, variables.bias, active, media=media, audio=audio
+    )
     text = text_loss(output, row, params, c)
     total = o.text_weight * text.next_token
     metrics = {"loss/text": text.next_token, **balance_metrics(output.stats, c)}
@@ -143,6 +172,10 @@ class Pretrain:
         "bits/by_scale": bits.by_scale,
         "bits/accuracy": bits.accuracy,
       }
+    if audio is not None:
+      codes = audio_loss(output, row, audio.codes, params, c, level_weights=o.level_weights)
+      total += o.audio_weight * codes.codes
+      metrics |= {"loss/codes": codes.codes, "codes/by_level": codes.by_level}
     if c.mtp_depth:
       weight = jnp.where(step < o.mtp_switch, o.mtp_weight, o.mtp_final_weight)
       total += o.text_weight * weight * text.further.mean()

@@ -17,23 +17,20 @@ from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
 from ernie_jax.backbone.vision_io import grow_bits
 from ernie_jax.data.media_rows import open_media
-from ernie_jax.data.pipeline import (
-  held_out_media,
-  held_out_sets,
-  training_pipeline,
-  training_texts,
-)
+from ernie_jax.data.pipeline import training_pipeline, training_texts
+from ernie_jax.data.speech_batches import open_all
 from ernie_jax.data.text_files import Pieces, prepare
 from ernie_jax.elastic.family import members_of
 from ernie_jax.errors import UserError
 from ernie_jax.media import MediaConfig, Vision
-from ernie_jax.sequence.media import MediaShapes
 from ernie_jax.sharding import distributed
 from ernie_jax.sharding.mesh import make_mesh
 from ernie_jax.sharding.rules import validate_model
+from ernie_jax.speech import Speech
 from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
 from ernie_jax.train import checkpoint, loop
 from ernie_jax.train.experiment import Experiment
+from ernie_jax.train.held_out_loss import coder_of, held_out_loss, media_shapes
 from ernie_jax.train.model_io import (
   TOKENIZER,
   read_config,
@@ -43,6 +40,7 @@ from ernie_jax.train.model_io import (
   write_media_config,
 )
 from ernie_jax.train.pretrain import Pretrain
+from ernie_jax.train.speech_io import get_speech
 from ernie_jax.train.stage_io import check_same, first_difference
 from ernie_jax.train.state import TrainState
 from ernie_jax.train.tokenizer_io import load_tokenizer
@@ -75,6 +73,7 @@ def run_experiment(
       _check_same_experiment(experiment, workdir)
     _check_data(experiment)
     vision = get_vision(experiment, workdir)
+    speech = get_speech(experiment, workdir)
     tokenizer = get_tokenizer(experiment, workdir)
     if jax.process_index() == 0:
       write_config(workdir, config_lib.to_dict(experiment))
@@ -84,7 +83,7 @@ def run_experiment(
       print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
     else:
       (workdir / REPORT).unlink(missing_ok=True)  # it tells of an earlier step
-      train_experiment(experiment, workdir, tokenizer, mesh, vision)
+      train_experiment(experiment, workdir, tokenizer, mesh, vision, speech)
     # A report that is there after training was asked for meanwhile, of a step before the last.
     if with_report and not (complete and (workdir / REPORT).exists()):
       _final_report(workdir)
@@ -96,16 +95,21 @@ def train_experiment(
   tokenizer: Tokenizer,
   mesh: jax.sharding.Mesh,
   vision: Vision | None = None,
+  speech: Speech | None = None,
 ) -> TrainState:
   """The training stage; resumes from the newest checkpoint."""
   part = distributed.host_slice(mesh)
-  shapes = media_shapes(experiment, vision)
   data = training_pipeline(
-    experiment.data, tokenizer, shapes=shapes, host=part.index, hosts=part.count
+    experiment.data,
+    tokenizer,
+    shapes=media_shapes(experiment, vision),
+    coder=coder_of(speech),
+    host=part.index,
+    hosts=part.count,
   )
-  task = Pretrain(experiment.model, experiment.elastic, experiment.objective, vision)
+  task = Pretrain(experiment.model, experiment.elastic, experiment.objective, vision, speech)
   length = experiment.data.row_length
-  before = _before_switch(experiment, workdir, vision)
+  before = _before_switch(experiment, workdir, vision, speech)
   run = loop.Run(
     task=task,
     data=data,
@@ -116,7 +120,7 @@ def train_experiment(
     dtype=experiment.model.dtype,
     mesh=mesh,
     mesh_config=experiment.mesh,
-    evaluate=_held_out_loss(experiment, tokenizer, vision),
+    evaluate=held_out_loss(experiment, tokenizer, vision, speech),
     before=before,
     adapt=None if before is None else lambda state: switch_tokenizer(state, before, task),
   )
@@ -189,16 +193,15 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh, finished: int) -> 
 
 
 def _describe_media(experiment: Experiment) -> list[str]:
-  media = experiment.data.media
-  if not media.sources:
-    return []
-  labels = ", ".join(source.label for source in media.sources)
-  return [f"media       {labels}; {_code(experiment.model.vision)}"]
-
-
-def media_shapes(experiment: Experiment, vision: Vision | None) -> MediaShapes | None:
-  """How this experiment's media become positions; None without vision."""
-  return None if vision is None else vision.config.shapes(window=experiment.data.media.look_back)
+  data, model = experiment.data, experiment.model
+  labels = lambda sources: ", ".join(source.label for source in sources)
+  lines = []
+  if data.media.sources:
+    lines.append(f"media       {labels(data.media.sources)}; {_code(model.vision)}")
+  if data.speech.sources:
+    code = f"{model.audio.levels} levels of {model.audio.codes} codes, heads {model.audio.heads}"
+    lines.append(f"speech      {labels(data.speech.sources)}; {code}")
+  return lines
 
 
 def get_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision | None:
@@ -246,7 +249,10 @@ def _stored_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision:
 
 
 def _before_switch(
-  experiment: Experiment, workdir: pathlib.Path, vision: Vision | None
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  vision: Vision | None,
+  speech: Speech | None,
 ) -> Pretrain | None:
   """The task of a checkpoint with fewer bits, from which this run switches; None if there is none."""
   if vision is None or not checkpoint.steps(workdir / "checkpoints"):
@@ -255,7 +261,7 @@ def _before_switch(
   if old.config.tokenizer.quantizer == experiment.model.vision:
     return None
   model = dataclasses.replace(experiment.model, vision=old.config.tokenizer.quantizer)
-  return Pretrain(model, experiment.elastic, experiment.objective, old)
+  return Pretrain(model, experiment.elastic, experiment.objective, old, speech)
 
 
 def switch_tokenizer(state: TrainState, before: Pretrain, after: Pretrain) -> TrainState:
@@ -278,32 +284,6 @@ def _code(code: QuantizerConfig) -> str:
   return f"{code.bits} bits on the sides {','.join(map(str, code.sides))}"
 
 
-def _held_out_loss(experiment: Experiment, tokenizer: Tokenizer, vision: Vision | None):
-  """Losses of the full model on a few held-out rows of text and of media, while training."""
-  from ernie_jax.evaluate import held_out_media as media_scores
-  from ernie_jax.evaluate.held_out import score
-
-  e, count = experiment, experiment.evaluation.rows
-  texts = held_out_sets(e.data, tokenizer, max_rows=count)
-  media = None
-  if e.data.media.sources:
-    media = held_out_media(e.data, tokenizer, media_shapes(e, vision), rows=count)
-
-  def evaluate(state: TrainState) -> dict[str, float]:
-    metrics = {}
-    if texts:
-      found = score(state.params, state.variables.bias, texts, model=e.model)
-      metrics |= {"held_out/loss": found.loss, "held_out/bits_per_byte": found.bits_per_byte}
-    if media is not None:
-      seen = media_scores.score(
-        state.params, state.variables, media, model=e.model, config=vision.config
-      )
-      metrics |= {"held_out/media_text": seen.text, "held_out/bits": seen.bits}
-    return metrics
-
-  return evaluate
-
-
 def _final_report(workdir: pathlib.Path) -> None:
   """The family's table, a sample and the figures, by the first process."""
   if jax.process_index() != 0:
@@ -317,13 +297,14 @@ def _final_report(workdir: pathlib.Path) -> None:
 _FREE = {
   "data": ("data_dir", "prefetch", "threads", "cache_mb"),
   "vision": ("tokenizer",),
+  "audio": ("codec",),
   "model": ("remat", "scan", "attention", "grouped_matmul"),
 }
 
 
 def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> None:
   """A checkpoint must be of this model, data and seed; how long and how fast may change."""
-  sections = ("model", "text", "data", "vision", "seed")
+  sections = ("model", "text", "data", "vision", "audio", "seed")
   old, now = read_config(workdir), experiment.model.vision
   bits = stored_bits(workdir / "checkpoints")
   if now is not None and bits is not None and bits <= now.bits:  # a tokenizer may grow
@@ -358,6 +339,7 @@ def _check_data(experiment: Experiment) -> None:
       Pieces(build, side)
   for split in ("train", "validation"):
     open_media(experiment.data.media, split, data_dir=experiment.data.data_dir)
+    open_all(experiment.data.speech.sources, split, data_dir=experiment.data.data_dir)
   if experiment.text.tokenizer:
     Tokenizer.load(experiment.text.tokenizer)
 
