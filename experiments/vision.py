@@ -1,13 +1,13 @@
-"""One model that reads and draws pictures and videos: text, image and video from scratch, elastic, at 32 px.
+"""One model that reads and draws pictures and videos: text, image and video from scratch, elastic, at 32 or 64 px.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/visual_tokenizer.py:video --workdir=runs/tokenizer
   ./launch/local.sh python -m ernie_jax.train --config=experiments/vision.py --workdir=runs/vision \
     --config.vision.tokenizer=runs/tokenizer
 
 The first command trains the tokenizer that the second one freezes. `:tiny` runs in seconds, after the
-tokenizer's `:video,tiny`. The objective's weights and the flat schedule are the measured starting points of small
-runs: colour, place and size come early, shape sits on a long plateau, and a schedule that decays there
-looks like a lack of capacity.
+tokenizer's `:video,tiny`; `:64` has pictures of 64 px, after the tokenizer's `:video,side=64`. The
+objective's weights and the flat schedule are the measured starting points of small runs: colour, place and
+size come early, shape sits on a long plateau, and a schedule that decays there looks like a lack of capacity.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from ernie_jax.vision.vit import VitConfig
 
 
 def get_config(arg: str = ""):
-  """arg: "" or "tiny"."""
+  """arg: "tiny" or "64", or nothing."""
   config = default_config()
   config.name = "vision"
-  tiny = arg == "tiny"
-  if arg and not tiny:
-    raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
+  tiny, side = arg == "tiny", 64 if arg == "64" else 32
+  if arg not in ("", "tiny", "64"):
+    raise ValueError(f"unknown argument {arg!r}; known: tiny, 64")
 
   config.model.update(vocab_size=512, depth=4, width=128, heads=4, kv_heads=2, head_dim=32)
   config.model.update(experts=16, top_k=4, expert_width=64, shared_width=64)
   config.model.vision = plain(QuantizerConfig(sides=(1, 2, 4, 8), bits=12))
-  vit = VitConfig(patch=4, grid=(8, 8), depth=2, width=64, heads=4, mlp_width=128)
+  vit = VitConfig(patch=side // 8, grid=(8, 8), depth=2, width=64, heads=4, mlp_width=128)
   config.vision.understand = plain(UnderstandConfig(vit=vit, heads=4))
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
   config.elastic.first_step = 3000  # the family joins when the loss no longer falls steeply
@@ -41,13 +41,13 @@ def get_config(arg: str = ""):
 
   # Plain backgrounds and objects in the middle of their places: what no caption tells costs training time.
   scene = SceneConfig(max_objects=2, texture_probability=0.0, colour_jitter=2, position_jitter=0.0)
-  pictures = WorldSource(scene=scene, weight=2.0)
-  videos = WorldSource(scene=dataclasses.replace(scene, frames=9), train=8_000)
+  pictures = WorldSource(side=side, scene=scene, weight=2.0)
+  videos = WorldSource(side=side, scene=dataclasses.replace(scene, frames=9), train=8_000)
   sources = (pictures, videos)
   if tiny:
     small = dict(train=64, validation=16, held_out=8, captions=2)
     sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
-  slots = SlotsConfig(drawn_images=4, drawn_videos=1, seen_images=4, seen_videos=1)
+  slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=1, seen_images=4, seen_videos=1)
   config.data.media = plain(MediaDataConfig(worlds=sources, slots=slots, scale_weights="uniform"))
   config.data.update(sources=(), row_length=512, rows_per_batch=8)
   config.objective.update(text_weight=0.5, vision_weight=2.0)

@@ -1,26 +1,29 @@
-"""The visual tokenizer of the world's pictures and videos, 32 px, on a laptop.
+"""The visual tokenizer of the world's pictures and videos, 32 or 64 px, on a laptop.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/visual_tokenizer.py --workdir=runs/tokenizer
 
 Arguments, separated by commas: `video` (9 frames, 4x in time), `bits=8` (12, 16: a family for progressive
-switching), `tiny` (all of it in seconds).
+switching), `side=64` (64 px in the same 8 x 8 latent, stride 8), `tiny` (all of it in seconds).
 """
 
 from ernie_jax.train.visual_tokenizer_run import default_config
 
 
 def get_config(arg: str = ""):
-  """arg: any of "tiny", "video", "bits=N", separated by commas."""
+  """arg: any of "tiny", "video", "bits=N", "side=64", separated by commas."""
   config = default_config()
   options = [option for option in arg.split(",") if option]
   for option in options:
     name, _, value = option.partition("=")
     if name == "bits" and value.isdigit():
       config.tokenizer.quantizer.bits = int(value)
-    elif option not in ("tiny", "video"):
-      raise ValueError(f"unknown argument {option!r}; known: tiny, video, bits=N")
+    elif option not in ("tiny", "video", "side=64"):
+      raise ValueError(f"unknown argument {option!r}; known: tiny, video, bits=N, side=64")
 
   world = {"scene": {"max_objects": 2}, "train": 12_000, "documents": 0.0}
+  if "side=64" in options:
+    world["side"] = 64
+    config.tokenizer.update(patch=8, widths=(96,))
   config.train.steps = 5000
   config.train.schedule.peak = 2e-3
   config.train.schedule.warmup_steps = 40

@@ -1,0 +1,69 @@
+"""Which way of looking answers questions about fine detail: an ablation of the understanding path.
+
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/fine_detail.py:mlp --workdir=runs/fine_mlp \
+    --config.vision.tokenizer=runs/tokenizer
+
+Arguments, separated by commas: `merger` (the report's attention merger; the default), `mlp`, `cnn` or `vit`
+(see `UnderstandConfig.variant`), each with as many parameters as the merger; `tiny`. Pictures hold up to three
+objects and a sign, and are only looked at. `python -m benchmarks.merger` compares them all.
+"""
+
+from ernie_jax.data.media_rows import MediaDataConfig, TaskWeights
+from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scenes import WorldSource
+from ernie_jax.sequence.media import SlotsConfig
+from ernie_jax.train.experiment import default_config, make_tiny, plain
+from ernie_jax.vision.quantizer import QuantizerConfig
+from ernie_jax.vision.tokenizer import TokenizerConfig
+from ernie_jax.vision.understand import UnderstandConfig, comparable
+from ernie_jax.vision.vit import VitConfig
+
+VARIANTS = ("merger", "mlp", "cnn", "vit")
+
+
+def get_config(arg: str = ""):
+  """arg: one of `VARIANTS`, "tiny", or both, separated by a comma."""
+  options = [option for option in arg.split(",") if option]
+  if unknown := set(options) - {*VARIANTS, "tiny"}:
+    known = ", ".join((*VARIANTS, "tiny"))
+    raise ValueError(f"unknown argument {sorted(unknown)[0]!r}; known: {known}")
+  tiny = "tiny" in options
+  variant = next((option for option in options if option in VARIANTS), "merger")
+  config = default_config()
+  config.name = f"fine_detail_{variant}"
+
+  config.model.update(vocab_size=512, depth=4, width=128, heads=4, kv_heads=2, head_dim=32)
+  config.model.update(experts=16, top_k=4, expert_width=64, shared_width=64)
+  config.elastic.update(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
+  scene = SceneConfig(max_objects=3, sign_probability=1.0)
+  world = dict(scene=scene, documents=0.0)
+  if tiny:
+    world |= dict(train=64, validation=16, held_out=8, captions=2)
+  slots = SlotsConfig(drawn_images=0, drawn_videos=0, seen_images=8, seen_videos=0)
+  tasks = TaskWeights(draw=0.0, describe=1.0, answer=3.0, extend=0.0, document=0.0)
+  config.data.media = plain(
+    MediaDataConfig(worlds=(WorldSource(**world),), slots=slots, tasks=tasks)
+  )
+  config.data.update(sources=(), row_length=512, rows_per_batch=4)
+  config.evaluation.update(rows=32, prompt="", prompts=0)
+
+  config.train.update(steps=500, log_every=20, evaluate_every=250, checkpoint_every=250)
+  config.train.optimizer.update(name="muon", b2=0.98)
+  config.train.schedule.update(peak=4e-3, warmup_steps=40)
+
+  size = dict(depth=2, width=64, heads=4, mlp_width=128)
+  if tiny:
+    make_tiny(config)
+    config.data.update(row_length=400, rows_per_batch=2)
+    config.model.vocab_size = 384
+    config.text.training_chars = 40_000
+    size = dict(depth=1, width=16, heads=2, mlp_width=32)
+  code = QuantizerConfig(sides=(1, 2, 4, 8), bits=12)
+  config.model.vision = plain(code)
+  vit = VitConfig(patch=4, grid=(8, 8), **size)
+  understand = UnderstandConfig(vit=vit, heads=size["heads"])
+  if variant != "merger":
+    channels = TokenizerConfig(quantizer=code).widths[-1]
+    understand = comparable(understand, variant, channels=channels, width=config.model.width)
+  config.vision.understand = plain(understand)
+  return config
