@@ -1,4 +1,4 @@
-"""Continues a prompt with a trained model: text, printed as it is made, or a picture or video in a file.
+"""Continues a prompt with a trained model: text, printed as it is made, or a picture, video or speech in a file.
 
     python -m ernie_jax.generate --workdir=runs/quickstart --prompt="import os" --max_new_tokens=64
     python -m ernie_jax.generate --workdir=runs/quickstart --prompt="import os" --member=4x16x2
@@ -9,11 +9,14 @@
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
     python -m ernie_jax.generate --workdir=runs/vision --prompt="a small red disc." --story=2 --image=out.png
+    python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --speaker=3
+    python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --voice=ref.wav
+    python -m ernie_jax.generate --workdir=runs/speech --input=in.wav --prompt="Transcribe."
 
 The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
 begins with BOS; ids are used as they are given. --input without --image or --video asks for an answer to
 the prompt, or for a caption; with --image it is a picture that stands before the prompt, with --video the
-picture that the video begins with.
+picture that the video begins with. --input of sound asks for its words.
 """
 
 import itertools
@@ -27,17 +30,20 @@ from ernie_jax import cli
 from ernie_jax.elastic.family import full_member, parse_member
 from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.errors import UserError
-from ernie_jax.generate import media_command
+from ernie_jax.generate import media_command, speech_command
 from ernie_jax.generate.decode import Decoder, Generated
 from ernie_jax.generate.draw import DrawingConfig, Painter
 from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
+from ernie_jax.generate.speak import SpeakingConfig
 from ernie_jax.generate.story import tell
+from ernie_jax.sequence import MediaRow
 from ernie_jax.sequence.special import SpecialToken
+from ernie_jax.speech import sound_shape
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train.model_io import SavedModel, load_model
 
-DEFAULTS, DRAWING = SamplingConfig(), DrawingConfig()
+DEFAULTS, DRAWING, SPEAKING = SamplingConfig(), DrawingConfig(), SpeakingConfig()
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of a training run or a converted model.", allow_override=True
@@ -58,7 +64,8 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to make at
 _TEMPERATURE = flags.DEFINE_float(
   "temperature",
   None,
-  f"0 for the likeliest; if not given, {DEFAULTS.temperature} for text, {DRAWING.temperature} for drawing.",
+  f"0 for the likeliest; if not given, {DEFAULTS.temperature} for text, {DRAWING.temperature} for drawing,"
+  f" {SPEAKING.temperature} for speech.",
 )
 _TOP_K = flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Draw among the k likeliest; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", DEFAULTS.top_p, "Draw among the likeliest of total mass p.")
@@ -71,7 +78,12 @@ _CACHE_LENGTH = flags.DEFINE_integer(
 )
 _IMAGE = flags.DEFINE_string("image", "", "PNG file to draw a picture to.")
 _VIDEO = flags.DEFINE_string("video", "", "GIF or MP4 file to draw a video to.")
-_INPUT = flags.DEFINE_multi_string("input", [], "Picture or video to read; with --image, several.")
+_INPUT = flags.DEFINE_multi_string(
+  "input", [], "Picture, video or sound to read; with --image, several."
+)
+_SPEECH = flags.DEFINE_string("speech", "", "WAV or FLAC file to speak the prompt to.")
+_SPEAKER = flags.DEFINE_string("speaker", "", "Speaker of the training data to speak like.")
+_VOICE = flags.DEFINE_string("voice", "", "WAV or FLAC file of a voice to speak in.")
 _FRAMES = flags.DEFINE_integer(
   "frames", None, "Frames of the video; those of training if not given."
 )
@@ -105,10 +117,45 @@ def main(_: list[str]) -> None:
     fps=_FPS.value,
   )
   request.check()
-  if request.draws or request.inputs:
+  spoken = speech_command.SpeechRequest(
+    speech=_SPEECH.value,
+    speaker=_SPEAKER.value,
+    voice=_VOICE.value,
+    inputs=tuple(_INPUT.value),
+  )
+  if spoken.wanted:
+    if request.draws:
+      raise UserError("give either --speech or sound to read, or --image or --video, not both")
+    spoken.check(_PROMPT.value)
+    _speech(workdir, spoken)
+  elif request.draws or request.inputs:
     _media(workdir, request)
   else:
     _text(workdir)
+
+
+def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
+  """Words as speech, or speech as words."""
+  sampling, speaking = _sampling(), _speaking()
+  saved = load_model(workdir, step=_STEP.value)
+  speech_command.need_speech(saved, workdir, "speech" if request.speech else "input")
+  if not request.speech:
+    prompt = speech_command.listening_prompt(saved, request.inputs[0])
+    saved = _choose_member(saved)
+    batch = prompt_batch([prompt], None, None, sound=sound_shape(saved.model.audio))
+    # What was said is the likeliest, not one of many continuations.
+    how = sampling if _TEMPERATURE.value is not None else SamplingConfig(temperature=0.0)
+    _tell(saved, batch, how)
+    return
+  words = saved.tokenizer.encode(_PROMPT.value).tolist()
+  prompt = speech_command.speaking_prompt(saved, request, words)
+  room = speech_command.room_for_speech(saved, prompt)
+  saved = _choose_member(saved)
+  m = saved.model
+  _say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {speaking}")
+  speech_command.write_speech(
+    saved, prompt, request.speech, how=speaking, max_frames=room, say=_say
+  )
 
 
 def _media(workdir: str, request: media_command.MediaRequest) -> None:
@@ -120,7 +167,9 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   words = None if _PROMPT.value is None else saved.tokenizer.encode(_PROMPT.value).tolist()
   if not request.draws:
     prompt = media_command.text_prompt(saved, request, words)
-    _tell(_choose_member(saved), prompt, sampling)
+    data = media_command.media_data(saved)
+    shapes = saved.vision.config.shapes(window=data.look_back)
+    _tell(_choose_member(saved), prompt_batch([prompt], shapes, data.options()), sampling)
     return
   if _STORY.value:
     _tell_story(saved, request, words or [], sampling, drawing)
@@ -147,14 +196,15 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   )
 
 
-def _tell(saved: SavedModel, prompt, sampling: SamplingConfig) -> None:
-  """Prints what the model says about a picture or video."""
-  data, config = media_command.media_data(saved), saved.vision.config
-  batch = prompt_batch([prompt], config.shapes(window=data.look_back), data.options())
+def _tell(saved: SavedModel, batch: MediaRow, sampling: SamplingConfig) -> None:
+  """Prints what the model says about a picture, a video or speech."""
+  config, tokenizer = None, None
+  if saved.vision is not None:
+    config, tokenizer = saved.vision.config, saved.vision.tokenizer
   length = batch.row.kind.shape[1] + _MAX_NEW_TOKENS.value
   decoder = Decoder(saved.model, cache_length=length, media=config)
   pieces = decoder.stream_media(
-    decoder.load(saved.params, saved.bias, saved.vision.tokenizer),
+    decoder.load(saved.params, saved.bias, tokenizer),
     batch,
     sampling=sampling,
     max_new_tokens=_MAX_NEW_TOKENS.value,
@@ -206,6 +256,16 @@ def _drawing() -> DrawingConfig:
       scale_ramp=_SCALE_RAMP.value,
       frame_decay=_FRAME_DECAY.value,
       seed=_SEED.value,
+    )
+  except ValueError as e:
+    raise UserError(f"--{e}") from e
+
+
+def _speaking() -> SpeakingConfig:
+  warm = _TEMPERATURE.value
+  try:
+    return SpeakingConfig(
+      temperature=SPEAKING.temperature if warm is None else warm, seed=_SEED.value
     )
   except ValueError as e:
     raise UserError(f"--{e}") from e

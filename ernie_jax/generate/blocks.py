@@ -22,12 +22,14 @@ from ernie_jax.sequence.row import Kind, Row
 class Weights:
   """A model's parameters as `decoding_config` stores them, and its routers' bias [N, E].
 
-  With vision, `tokenizer` has the parameters of the visual tokenizer.
+  With vision, `tokenizer` has the parameters of the visual tokenizer; with audio, `codec` has the
+  parameters and the vectors of the codec.
   """
 
   params: Any
   bias: Float[Array, "N E"]
   tokenizer: Any = None
+  codec: Any = None
 
 
 def decoding_config(config: ModelConfig) -> ModelConfig:

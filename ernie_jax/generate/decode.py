@@ -23,8 +23,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ernie_jax import media as media_lib
+from ernie_jax.backbone.audio_io import given_audio
 from ernie_jax.backbone.config import ModelConfig
-from ernie_jax.backbone.inputs import Active, Cache, Media, all_active, empty_cache
+from ernie_jax.backbone.inputs import Active, Audio, Cache, Media, all_active, empty_cache
 from ernie_jax.errors import UserError
 from ernie_jax.generate import blocks
 from ernie_jax.generate.blocks import Weights
@@ -192,7 +193,7 @@ class Decoder:
     banned: Bool[np.ndarray, "V"] | None = None,
     active: Active | None = None,
   ) -> Iterator[Generated]:
-    """`stream` for prompts with pictures and videos, from `prompts.prompt_batch`.
+    """`stream` for prompts with pictures, videos and speech, from `prompts.prompt_batch`.
 
     Raises:
       UserError: more positions than the cache holds.
@@ -272,11 +273,14 @@ class Decoder:
     active: Active | None,
     cache: Cache,
     media: Media | None = None,
+    audio: Audio | None = None,
   ) -> tuple[Float[Array, "B V"], Cache]:
     """Logits after the block's last position, and the cache with the block in it."""
     if active is None:
       active = all_active(self.config, block.kind.shape[0])
-    out = self._model.apply({"params": weights.params}, block, weights.bias, active, cache, media)
+    out = self._model.apply(
+      {"params": weights.params}, block, weights.bias, active, cache, media, audio
+    )
     return text_logits(out.hidden[:, -1], weights.params, self.config), out.cache
 
   def _prefill_function(self, weights, tokens, live, request, active):
@@ -288,11 +292,16 @@ class Decoder:
 
   def _prefill_media_function(self, weights, batch: MediaRow, request, active):
     row = jax.tree.map(jnp.asarray, batch.row)
-    encoded = media_lib.encode(
-      weights.params, weights.tokenizer, batch, config=self.media, model=self.config
-    )
+    media = audio = None
+    if batch.drawn or batch.seen:
+      encoded = media_lib.encode(
+        weights.params, weights.tokenizer, batch, config=self.media, model=self.config
+      )
+      media = encoded.media
+    if batch.sound is not None:
+      audio = given_audio(batch.sound)
     cache = empty_cache(self.config, row.kind.shape[0], self.cache_length)
-    logits, cache = self._run(weights, row, active, cache, encoded.media)
+    logits, cache = self._run(weights, row, active, cache, media, audio)
     position = row.position[:, -1, 0].astype(jnp.int32)  # text: t = h = w
     return self._first(cache, logits, position, row.group[:, -1], request)
 

@@ -1,4 +1,4 @@
-"""Prompts with pictures and videos as batches of rows for a cache.
+"""Prompts with pictures, videos and speech as batches of rows for a cache.
 
 A prompt is the items of one example (`data/media_tasks.py` writes the forms that training used). Rows of
 different length are padded on the left, so that they end together; padding moves nothing else.
@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from ernie_jax.sequence import (
+  Clip,
+  Drawn,
   Item,
   LayoutOptions,
   MediaRow,
@@ -20,9 +22,13 @@ from ernie_jax.sequence import (
   RowBuilder,
   Seen,
   SlotsConfig,
+  Sound,
+  SoundShape,
+  Speaker,
   Text,
   empty_row,
   join,
+  silence,
 )
 
 _STEP = 16  # lengths are rounded up to multiples of it: fewer compilations
@@ -30,20 +36,22 @@ _STEP = 16  # lengths are rounded up to multiples of it: fewer compilations
 
 def prompt_batch(
   prompts: Sequence[Sequence[Item]],
-  shapes: MediaShapes,
-  options: LayoutOptions,
+  shapes: MediaShapes | None,
+  options: LayoutOptions | None,
   *,
   tail: int = 0,
   at_least: int = 0,
+  sound: SoundShape | None = None,
 ) -> MediaRow:
   """Lays out prompts, one row each.
 
   Args:
     prompts: items of each; all videos in them have one number of frames, all media one side.
-    shapes: how media become positions.
+    shapes: how pictures and videos become positions; None where there are none.
     options: as in training.
     tail: positions at the end that do not count for rounding the length up.
     at_least: positions to lay out, were all prompts shorter: batches of one length compile once.
+    sound: the shape of speech; None where there is none.
 
   Raises:
     ValueError: media of different sizes.
@@ -52,7 +60,7 @@ def prompt_batch(
   made = []
   for prompt in prompts:
     length = prompt_length(prompt, shapes)
-    builder = RowBuilder(shapes, slots, length=length, options=options)
+    builder = RowBuilder(shapes, slots, length=length, options=options, sound=sound)
     assert builder.add(prompt)
     made.append(builder.finish())
   longest = max(at_least, *(one.row.length for one in made))
@@ -62,10 +70,11 @@ def prompt_batch(
     row=stack([_pad_left(one.row, length) for one in made]),
     drawn=stack([one.drawn for one in made]),
     seen=stack([one.seen for one in made]),
+    sound=None if sound is None else stack([_quiet_left(one.sound, length, sound) for one in made]),
   )
 
 
-def prompt_length(prompt: Sequence[Item], shapes: MediaShapes) -> int:
+def prompt_length(prompt: Sequence[Item], shapes: MediaShapes | None) -> int:
   """Positions that a prompt takes."""
   return sum(_length(item, shapes) for item in prompt)
 
@@ -74,9 +83,18 @@ def _pad_left(row: Row, length: int) -> Row:
   return join([empty_row(length - row.length), row])
 
 
-def _length(item: Item, shapes: MediaShapes) -> int:
+def _quiet_left(sound: Sound, length: int, shape: SoundShape) -> Sound:
+  before = silence(length - len(sound.codes), shape)
+  return jax.tree.map(lambda *parts: np.concatenate(parts), before, sound)
+
+
+def _length(item: Item, shapes: MediaShapes | None) -> int:
   if isinstance(item, Text):
     return item.length
+  if isinstance(item, Speaker):
+    return 1
+  if isinstance(item, Clip):
+    return len(item.codes) + 2
   frames = shapes.latent_frames(len(item.media))
   scales = [shapes.grid] if isinstance(item, Seen) else shapes.scales
   return frames * sum(h * w for h, w in scales) + 2
@@ -88,7 +106,7 @@ def _slots(prompts: Sequence[Sequence[Item]]) -> SlotsConfig:
   sides, frames = set(), {1}
   for row, prompt in zip(counts, prompts):
     for item in prompt:
-      if not isinstance(item, Text):
+      if isinstance(item, Drawn | Seen):
         row[2 * isinstance(item, Seen) + (len(item.media) > 1)] += 1
         sides.add(item.media.shape[1])
         frames.add(len(item.media))

@@ -11,6 +11,7 @@ from ernie_jax.sequence import (
   SpecialToken,
   Text,
   VisionTarget,
+  Voice,
   describe,
   lay_out,
   pack,
@@ -144,6 +145,21 @@ def test_audio_predicts_the_next_frame_and_its_end_on_the_audio_heads(learn):
     target=[BOA if learn else 0, 0, 0, 0, 71, 0],
     media_weight=[0, learn, learn, learn, 0, 0],
     slot=2,
+  )
+  np.testing.assert_array_equal(row.position, [[i, i, i] for i in range(6)])
+
+
+def test_a_voice_is_one_position_that_predicts_that_speech_begins():
+  row = lay_out([Text((70,), learn=False), Voice(), Audio(slot=0, frames=1), Text((71,))])
+  check(
+    row,
+    kind=[T, Kind.VOICE, T, A, T, T],
+    token=[70, 0, BOA, 0, EOA, 71],
+    group=[0, 1, 2, 3, 4, 5],
+    element=[None, None, 0, 1, None, None],
+    target=[0, BOA, 0, 0, 71, 0],
+    media_weight=[0, 0, 1, 1, 0, 0],
+    slot=0,
   )
   np.testing.assert_array_equal(row.position, [[i, i, i] for i in range(6)])
 

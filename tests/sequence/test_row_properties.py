@@ -19,6 +19,7 @@ from ernie_jax.sequence import (
   Row,
   Text,
   VisionTarget,
+  Voice,
   empty_row,
   lay_out,
   pack,
@@ -46,6 +47,9 @@ def places(parts) -> list[Place]:
   for p, part in enumerate(parts):
     if isinstance(part, Text):
       result += [Place(p, "text") for _ in part.tokens]
+      continue
+    if isinstance(part, Voice):
+      result.append(Place(p, "voice"))
       continue
     result.append(Place(p, "open"))
     for frame in range(part.frames):
@@ -106,6 +110,7 @@ part_strategy = st.one_of(
   st.builds(Text, st.lists(st.integers(64, 99), max_size=4).map(tuple), st.booleans()),
   st.builds(ContextMedia, st.integers(0, 3), st.integers(1, 3), st.tuples(sides, sides)),
   st.builds(Audio, st.integers(0, 3), st.integers(1, 4), st.booleans()),
+  st.builds(Voice),
   vision_targets(),
 )
 part_lists = st.lists(part_strategy, min_size=1, max_size=4)
