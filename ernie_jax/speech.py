@@ -27,6 +27,10 @@ _BATCH_FRAMES = 2048  # codec frames that are encoded at once
 _LENGTH_STEP = 8  # clips are filled up to multiples of so many frames: fewer compilations
 _MIDDLE_HZ = 150.0
 _LOUD = 0.5  # of the standard deviation below the mean level: frames that count for the cepstra
+_RANGE = 1.5  # below a frame's loudest band, 26 dB: what is softer says more of the loudness than of the voice
+_FORMAT = (
+  2  # part of a coder's fingerprint: raise it when the codes or voices of equal clips change
+)
 
 Tracker = Callable[[Float[np.ndarray, "S"]], Float[np.ndarray, "F"]]
 
@@ -99,7 +103,7 @@ class CorpusCoder:
   def __init__(self, speech: Speech, *, tracker: Tracker):
     self._speech, self._tracker = speech, tracker
     code = speech.config.quantizer
-    self.fingerprint = speech.fingerprint
+    self.fingerprint = f"{speech.fingerprint}-{_FORMAT}"
     self.shape = SoundShape(levels=code.levels, codes=code.codes, voice=VOICE)
 
   def __call__(self, waveforms: Sequence[Int16[np.ndarray, "S"]]) -> list[Encoded]:
@@ -147,7 +151,8 @@ def voice_of(mels: Float[np.ndarray, "F M"], f0: Float[np.ndarray, "F"]) -> Floa
   """How a speaker sounds in a clip: middle and spread of log pitch, and mean cepstra of its loud frames.
 
   Numbers of about unit size: octaves from 150 Hz and their standard deviation, then cepstra without
-  the first, which is loudness. A clip without voice counts as 150 Hz.
+  the first, which is loudness; later ones are smaller, and so raised by the root of their number. A
+  clip without voice counts as 150 Hz.
 
   Args:
     mels: log mel bands as `audio.analysis` scales them.
@@ -160,8 +165,10 @@ def voice_of(mels: Float[np.ndarray, "F M"], f0: Float[np.ndarray, "F"]) -> Floa
     level = mels.mean(axis=1)
     loud = mels[level >= level.mean() - _LOUD * level.std()]
     bands = mels.shape[1]
-    angles = np.pi * np.outer(np.arange(1, CEPSTRA + 1), np.arange(bands) + 0.5) / bands
-    cepstra = np.cos(angles) @ loud.mean(axis=0) * (8 / bands)
+    loud = np.maximum(loud, loud.max(axis=1, keepdims=True) - _RANGE)
+    number = np.arange(1, CEPSTRA + 1)
+    angles = np.pi * np.outer(number, np.arange(bands) + 0.5) / bands
+    cepstra = np.cos(angles) @ loud.mean(axis=0) * np.sqrt(number) * (8 / bands)
   return np.concatenate([[2 * middle, 4 * spread], cepstra]).astype(np.float32)
 
 
