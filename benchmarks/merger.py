@@ -19,8 +19,9 @@ from ml_collections import config_flags
 from ernie_jax import cli, config
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.errors import UserError
+from ernie_jax.evaluate.judged import MemberMaker
 from ernie_jax.evaluate.vision import drawing_of
-from ernie_jax.evaluate.vision_makers import MemberMaker, Studio
+from ernie_jax.evaluate.vision_makers import Studio
 from ernie_jax.evaluate.vision_prompts import TASKS, make_prompts
 from ernie_jax.evaluate.vision_scores import Reader, floor, judge, mean
 from ernie_jax.train import run as run_lib

@@ -212,9 +212,11 @@ def write_sheet(path: pathlib.Path, done: Reconstructed, *, columns: int = 4) ->
     matplotlib.image.imsave(part, picture, format="png")
 
 
-def spectrogram(waveform: Float[np.ndarray, "S"]) -> Float[np.ndarray, "H W"]:
-  """Log magnitudes in [0, 1], up to 8 kHz upwards, of the first seconds."""
-  samples = int(_SHEET_SECONDS * 16_000)
+def spectrogram(
+  waveform: Float[np.ndarray, "S"], *, seconds: float = _SHEET_SECONDS
+) -> Float[np.ndarray, "H W"]:
+  """Log magnitudes in [0, 1], up to 8 kHz upwards, of the first `seconds`; silence follows a shorter clip."""
+  samples = int(seconds * 16_000)
   cut = np.pad(waveform[:samples], (0, max(samples - len(waveform), 0) + _SHEET_WINDOW))
   windows = np.lib.stride_tricks.sliding_window_view(cut, _SHEET_WINDOW)[::HOP]
   size = np.abs(np.fft.rfft(windows * np.hanning(_SHEET_WINDOW)))[:, 1:]

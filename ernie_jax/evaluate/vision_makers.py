@@ -1,12 +1,11 @@
-"""Who draws and tells what is scored: a member of a family, or what stands in its place as a ceiling or control.
+"""Who draws and tells what is scored: a saved model at work, or what stands in its place as a ceiling or control.
 
 Letters: P prompts, F pixel frames, S side.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,6 +13,7 @@ from jaxtyping import UInt8
 from ernie_jax.backbone.inputs import Active
 from ernie_jax.data import media_tasks
 from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.evaluate.judged import Progress
 from ernie_jax.evaluate.oracles.video import static_video
 from ernie_jax.evaluate.tokenizer import reconstruct
 from ernie_jax.evaluate.vision_prompts import Prompt, Prompts, Task
@@ -32,22 +32,6 @@ _SPARE_TOKENS = (
 _EOS = int(SpecialToken.EOS)
 
 Outputs = Sequence[UInt8[np.ndarray, "F S S 3"]] | Sequence[str]
-Progress = Callable[[int], Any]
-
-
-class Maker(Protocol):
-  """Makes what is scored.
-
-  Attributes:
-    name: of its column.
-    per_second: outputs a second for each task's name, compilation left out; empty where it says nothing.
-  """
-
-  name: str
-  per_second: Mapping[str, float]
-
-  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
-    """An output for each prompt, None for a task that it does not do; `progress` counts prompts done."""
 
 
 class Truth:
@@ -88,11 +72,7 @@ class Rebuilt:
 
 
 class Studio:
-  """The compiled functions of one saved model, for every member and every task; each compiles once.
-
-  All batches of a task have one size and one length. A member is an input (`Active`), not a model of its
-  own: skipped layers cost nothing, and a slice would compile everything anew.
-  """
+  """See `judged.Studio`; all batches of a task have one size and one length."""
 
   def __init__(
     self, saved: SavedModel, data: MediaDataConfig, prompts: Prompts, drawing: DrawingConfig
@@ -179,29 +159,3 @@ class Studio:
       decoder = Decoder(self._model, cache_length=length + most, media=self._config)
       self._decoders[task] = decoder, most
     return self._decoders[task]
-
-
-class MemberMaker:
-  """A member of the family at work."""
-
-  def __init__(self, name: str, studio: Studio, active: Active | None):
-    self.name, self._studio, self._active = name, studio, active
-    self._timed: dict[str, tuple[int, float]] = {}
-
-  @property
-  def per_second(self) -> dict[str, float]:
-    """Prompts a second in batches that compiled nothing."""
-    return {name: count / seconds for name, (count, seconds) in self._timed.items()}
-
-  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
-    outputs = []
-    for number, start in enumerate(range(0, len(prompts), self._studio.batch)):
-      asked = prompts[start : start + self._studio.batch]
-      began = time.perf_counter()
-      outputs += self._studio.run(task, asked, self._active, number)
-      if task in self._studio.warm:
-        count, seconds = self._timed.get(task.name, (0, 0.0))
-        self._timed[task.name] = count + len(asked), seconds + time.perf_counter() - began
-      self._studio.warm.add(task)
-      progress(len(asked))
-    return outputs

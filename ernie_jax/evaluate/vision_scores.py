@@ -15,14 +15,17 @@ from jaxtyping import UInt8
 from ernie_jax.data.world.language import caption_exact
 from ernie_jax.data.world.questions import KINDS, answer_right, majority_baseline
 from ernie_jax.data.world.scene import Scene
+from ernie_jax.evaluate.judged import Scores
 from ernie_jax.evaluate.oracles.image import Reading, read_picture, score_reading
 from ernie_jax.evaluate.oracles.score import shuffled
 from ernie_jax.evaluate.oracles.video import VideoScore, score_readings
+from ernie_jax.evaluate.sheet import Shown
 from ernie_jax.evaluate.vision_makers import Outputs
-from ernie_jax.evaluate.vision_prompts import Prompt, Task
+from ernie_jax.evaluate.vision_prompts import SPLITS, Prompt, Task
 
 _EXTENDED = ("kept", "objects", "permanence", "direction", "trajectory", "nothing_else")
-Scores = dict[str, float]
+# Outputs of each task and split on the sheet: two lines of it.
+SHOWN, SHOWN_VIDEOS = 16, 4
 
 
 class Reader:
@@ -46,6 +49,38 @@ class Reader:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       self._known |= zip(new, pool.map(read_picture, new.values()))
     return [[self._known[name] for name in row] for row in names]
+
+
+class VisionJudge:
+  """See `judged.Judge`."""
+
+  def __init__(self):
+    self._reader = Reader()
+
+  def score(self, task: Task, outputs: Outputs, prompts: Sequence[Prompt]) -> Scores:
+    """The mean of each attribute."""
+    return mean(judge(task, outputs, prompts, self._reader))
+
+  def floor(self, task: Task, outputs: Outputs, prompts: Sequence[Prompt]) -> Scores:
+    """See `floor`."""
+    return floor(task, outputs, prompts, self._reader)
+
+  def show(
+    self, split: str, task: Task, outputs: Outputs, prompts: Sequence[Prompt]
+  ) -> list[Shown]:
+    """The first outputs; right ones have the task's headline."""
+    count = SHOWN_VIDEOS if task.moving else SHOWN
+    outputs, prompts = outputs[:count], prompts[:count]
+    found = judge(task, outputs, prompts, self._reader)
+    return [
+      Shown(
+        section=f"{task.name}, {SPLITS[split]}",
+        media=output if task.draws else prompt.media,
+        words=prompt.caption if task.draws else _told(task, prompt, output),
+        right=bool(np.all(one[task.headline] == 1)),
+      )
+      for output, prompt, one in zip(outputs, prompts, found)
+    ]
 
 
 def judge(
@@ -86,6 +121,12 @@ def floor(task: Task, outputs: Outputs, prompts: Sequence[Prompt], reader: Reade
     return {}
   others = shuffled(prompts, np.random.default_rng(0))
   return mean(judge(task, outputs, others, reader))
+
+
+def _told(task: Task, prompt: Prompt, output: str) -> str:
+  """What was asked, and the answer."""
+  asked = prompt.question.question if task.form == "answer" else ""
+  return f"{asked}\n{output}".strip()
 
 
 def _answered(text: str, prompt: Prompt) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from ernie_jax.elastic.family import ElasticConfig, parse_member
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate import report as report_lib
 from ernie_jax.evaluate.media_table import MediaMember, MediaReport
+from ernie_jax.evaluate.sheet import WIDTH, Shown, draw_sheet, write_sheet
 from ernie_jax.evaluate.vision import evaluate_vision
 from ernie_jax.evaluate.vision_makers import Studio, Truth
 from ernie_jax.evaluate.vision_prompts import SPLITS, TASKS, make_prompts
 from ernie_jax.evaluate.vision_scores import Reader, floor
-from ernie_jax.evaluate.vision_sheet import WIDTH, Shown, draw_sheet, write_sheet
 from ernie_jax.media import MediaConfig, Vision
 from ernie_jax.sequence import SlotsConfig
 from ernie_jax.text.tokenizer import train_tokenizer

@@ -31,13 +31,14 @@ class Shown:
 
   Attributes:
     section: the title that it stands under.
-    media: uint8 [F, S, S, 3], what was drawn or looked at; frames stand side by side.
+    media: uint8 [F, H, W, 3], what was drawn or looked at, or a spectrogram; frames
+      stand side by side.
     words: what was asked, or asked and told.
     right: how it was judged.
   """
 
   section: str
-  media: UInt8[np.ndarray, "F S S 3"] = dataclasses.field(repr=False)
+  media: UInt8[np.ndarray, "F H W 3"] = dataclasses.field(repr=False)
   words: str
   right: bool
 
@@ -76,8 +77,8 @@ def _scale(one: Shown) -> int:
 
 
 def _cell_width(one: Shown) -> int:
-  frames, _, side, _ = one.media.shape
-  return frames * (side * _scale(one) + _BETWEEN) - _BETWEEN + 2 * (_EDGE + _GAP)
+  frames, _, width, _ = one.media.shape
+  return frames * (width * _scale(one) + _BETWEEN) - _BETWEEN + 2 * (_EDGE + _GAP)
 
 
 def _title(text: str) -> Image.Image:
