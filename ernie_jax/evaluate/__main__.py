@@ -2,10 +2,11 @@
 
   python -m ernie_jax.evaluate --workdir=runs/vision --prompts=512 --members=4x16x2,2x8x2 --sheet=sheet.png
 
-Prints the tables. A model with vision also draws and reads scenes, judged by programs: WORKDIR/vision.json has
-the scores, WORKDIR/vision.png pictures with their prompts. WORKDIR/family.json and WORKDIR/report.png are written anew
-by the whole evaluation only: with --members, --max_rows or --step they stay as they are, and with --members
-or --step so do those of vision.
+Prints the tables. A model with vision also draws and reads scenes, and one with audio hears and says utterances,
+judged by programs: WORKDIR/vision.json and WORKDIR/speech.json have the scores, WORKDIR/vision.png pictures with
+their prompts, WORKDIR/speech.png spectrograms. WORKDIR/family.json and WORKDIR/report.png are written anew by the whole
+evaluation only: with --members, --max_rows or --step they stay as they are, and with --members or --step so do
+the others.
 """
 
 import pathlib
@@ -17,8 +18,9 @@ from absl import flags
 from ernie_jax import cli
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate.family_table import MAX_ROWS
+from ernie_jax.evaluate.judged import PROMPTS
 from ernie_jax.evaluate.report import report, write_json
-from ernie_jax.evaluate.vision import PROMPTS
+from ernie_jax.generate.speak import SpeakingConfig
 from ernie_jax.train.model_io import read_config
 
 _WORKDIR = flags.DEFINE_string(
@@ -35,7 +37,7 @@ _STEP = flags.DEFINE_integer(
 _PROMPTS = flags.DEFINE_integer(
   "prompts",
   None,
-  f"Scenes of each split to draw and read, with vision; {PROMPTS} if not given, 0: none.",
+  f"Scenes and utterances of each split, with vision or audio; {PROMPTS} if not given, 0: none.",
 )
 _TEMPERATURE = flags.DEFINE_float(
   "draw_temperature", None, "How pictures are drawn; config.evaluation.temperature if not given."
@@ -43,7 +45,14 @@ _TEMPERATURE = flags.DEFINE_float(
 _GUIDANCE = flags.DEFINE_float(
   "draw_guidance", None, "The same; config.evaluation.guidance if not given."
 )
-_SHEET = flags.DEFINE_string("sheet", None, "PNG file to write what is drawn to, with vision.")
+_SPEAK_TEMPERATURE = flags.DEFINE_float(
+  "speak_temperature",
+  None,
+  f"How speech is drawn; {SpeakingConfig().temperature} if not given.",
+)
+_SHEET = flags.DEFINE_string(
+  "sheet", None, "PNG file to write what is drawn and said to, with vision or audio."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -56,14 +65,15 @@ def main(argv: Sequence[str]) -> None:
   prompts = PROMPTS if _PROMPTS.value is None else _PROMPTS.value
   if prompts < 0:
     raise UserError(f"--prompts must not be negative, got {prompts}")
-  has_vision = bool(read_config(_WORKDIR.value)["model"].get("vision"))
-  if (_PROMPTS.value or _SHEET.value) and not has_vision:
+  model = read_config(_WORKDIR.value)["model"]
+  has_media = bool(model.get("vision") or model.get("audio"))
+  if (_PROMPTS.value or _SHEET.value) and not has_media:
     flag = "prompts" if _PROMPTS.value else "sheet"
-    raise UserError(f"--{flag}: the model in {_WORKDIR.value} has no vision")
+    raise UserError(f"--{flag}: the model in {_WORKDIR.value} has neither vision nor audio")
   what = f"members {', '.join(_MEMBERS.value)}" if _MEMBERS.value else "every member"
   print(
     f"scoring {what} of {_WORKDIR.value} on up to {_MAX_ROWS.value} held-out rows"
-    + (f" and {prompts} prompts of each kind" if has_vision else ""),
+    + (f" and {prompts} prompts of each kind" if has_media else ""),
     file=sys.stderr,
   )
   found = report(
@@ -71,10 +81,11 @@ def main(argv: Sequence[str]) -> None:
     members=_MEMBERS.value,
     max_rows=_MAX_ROWS.value,
     step=_STEP.value,
-    prompts=prompts if has_vision else 0,
+    prompts=prompts if has_media else 0,
     sheet=_SHEET.value,
     temperature=_TEMPERATURE.value,
     guidance=_GUIDANCE.value,
+    speak_temperature=_SPEAK_TEMPERATURE.value,
   )
   if _JSON.value:
     write_json(_JSON.value, found.to_json())

@@ -1,5 +1,6 @@
 """The end of a run: its family's tables and a sample on the terminal, family.json, and report.png; with
-vision also what it draws and reads: vision.json and vision.png."""
+vision also what it draws and reads, vision.json and vision.png; with audio what it hears and says,
+speech.json and speech.png."""
 
 import dataclasses
 import json
@@ -11,10 +12,12 @@ from typing import Any
 from ernie_jax.elastic.family import Member, parse_member
 from ernie_jax.evaluate.family_table import MAX_ROWS, FamilyReport, evaluate_family
 from ernie_jax.evaluate.figures import read_metrics, write_figure
+from ernie_jax.evaluate.judged import JudgedReport
 from ernie_jax.evaluate.media_table import MediaReport, evaluate_media, evaluate_speech
+from ernie_jax.evaluate.sheet import write_sheet
+from ernie_jax.evaluate.speech import SpokenReport, evaluate_spoken, speaking_of
 from ernie_jax.evaluate.vision import VisionReport, drawing_of, evaluate_vision
 from ernie_jax.generate.decode import Decoder
-from ernie_jax.generate.draw import DrawingConfig
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.sequence.special import SpecialToken
 from ernie_jax.train.model_io import SavedModel, load_model
@@ -25,28 +28,39 @@ SAMPLE_TOKENS = 96
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-  """What a run reached: on held-out text, on held-out media and speech, and at the world's scenes.
+  """What a run reached: losses on held-out text, media and speech, and what it does, judged by programs.
 
   Each is None where it had none or was not asked.
+
+  Attributes:
+    text, media, speech: losses of every member.
+    vision: what is drawn and read of the world's scenes.
+    spoken: what is heard and said of the world's utterances.
   """
 
   text: FamilyReport | None
   media: MediaReport | None
   vision: VisionReport | None = None
   speech: MediaReport | None = None
+  spoken: SpokenReport | None = None
+
+  @property
+  def judged(self) -> dict[str, JudgedReport]:
+    """What is judged by programs, by the names of its files."""
+    parts = {"vision": self.vision, "speech": self.spoken}
+    return {name: part for name, part in parts.items() if part is not None}
 
   def to_json(self) -> dict[str, Any]:
-    """`members` and `baselines` of the text, the members under `media` and `speech`, and `vision`, ready
-    for JSON."""
+    """`members` and `baselines` of the text, and the other parts under their names, ready for JSON."""
     values = {} if self.text is None else self.text.to_json()
-    for name in ("media", "speech", "vision"):
+    for name in ("media", "speech", "vision", "spoken"):
       if (part := getattr(self, name)) is not None:
         values[name] = part.to_json()
     return values
 
   def to_text(self) -> str:
     """The tables."""
-    parts = (self.text, self.media, self.speech, self.vision)
+    parts = (self.text, self.media, self.speech, self.vision, self.spoken)
     return "\n\n".join(part.to_text() for part in parts if part is not None)
 
 
@@ -60,71 +74,82 @@ def report(
   sheet: str | pathlib.Path | None = None,
   temperature: float | None = None,
   guidance: float | None = None,
+  speak_temperature: float | None = None,
 ) -> RunReport:
   """Scores a workdir's family and prints the tables.
 
   With the first three at their defaults it also writes WORKDIR/family.json and, last, WORKDIR/report.png:
   they are of the whole family at the newest checkpoint, or not there. So are, with vision,
-  WORKDIR/vision.json and WORKDIR/vision.png, whatever `max_rows` is. Where the config has a prompt
-  (`config.evaluation.prompt`), the full model's continuation of it follows the tables.
+  WORKDIR/vision.json and WORKDIR/vision.png, and with audio WORKDIR/speech.json and WORKDIR/speech.png,
+  whatever `max_rows` is. Where the config has a prompt (`config.evaluation.prompt`), the full model's
+  continuation of it follows the tables.
 
   Args:
     workdir: of a finished or running training run.
     members: names such as "2x8x2" besides the full model; None is those that the config names.
     max_rows: held-out rows of each source.
     step: which checkpoint; None is the newest.
-    prompts: scenes of each split that members draw and read; 0: none. None is what the config says
-      (`config.evaluation.prompts`), by the full model alone, as at the end of training.
-    sheet: another file for what is drawn.
+    prompts: scenes and utterances of each split that members are asked about; 0: none. None is what the
+      config says (`config.evaluation.prompts`), by the full model alone, as at the end of training.
+    sheet: another file for what is drawn and said.
     temperature, guidance: of drawing; None is what the config says.
+    speak_temperature: of speaking; None is `SpeakingConfig`'s.
 
   Raises:
-    UserError: no such checkpoint or member, drawing out of range, a model without tokenizer or data, or nothing can be
-      written there.
+    UserError: no such checkpoint or member, drawing or speaking out of range, a model without tokenizer or data, or
+      nothing can be written there.
   """
   workdir = pathlib.Path(workdir)
   saved = load_model(workdir, step=step)
   drawing = drawing_of(saved, temperature=temperature, guidance=guidance)
+  speaking = speaking_of(temperature=speak_temperature)
   chosen = members and [parse_member(name, saved.model, key="--members") for name in members]
-  media = evaluate_media(saved, members=chosen)
-  speech = evaluate_speech(saved, members=chosen)
-  text = None
-  if (media is None and speech is None) or saved.config["data"]["sources"]:
-    text = evaluate_family(saved, members=chosen, max_rows=max_rows)
-  vision = _draw_and_read(saved, chosen, prompts, drawing)
-  found = RunReport(text=text, media=media, vision=vision, speech=speech)
+  found = _losses(saved, chosen, max_rows)
+  asked, asks = prompts, chosen
+  if prompts is None:
+    asked, asks = saved.config.get("evaluation", {}).get("prompts", 0), ()
+  if asked:
+    kinds = {"members": asks, "prompts": asked}
+    found = dataclasses.replace(
+      found,
+      vision=evaluate_vision(saved, drawing=drawing, **kinds),
+      spoken=evaluate_spoken(saved, speaking=speaking, **kinds),
+    )
   print(found.to_text())
-  if vision is not None and sheet is not None:
-    vision.write_sheet(sheet)
+  if found.judged and sheet is not None:
+    write_sheet(sheet, [one for part in found.judged.values() for one in part.shown])
   if prompt := saved.config.get("evaluation", {}).get("prompt"):
     # A lone surrogate cannot be printed.
     continued = sample(saved, prompt).encode(errors="replace").decode()
     print(f"a sample of the full model, after {prompt!r}:")
     print(textwrap.indent(continued, "  | ", lambda line: True))
-  if vision is not None and members is None and step is None:
-    write_json(workdir / "vision.json", vision.to_json())
-    vision.write_sheet(workdir / "vision.png")
-    print(f"wrote {workdir / 'vision.json'} and {workdir / 'vision.png'}")
-  if members is None and step is None and max_rows == MAX_ROWS:
-    write_json(workdir / "family.json", dataclasses.replace(found, vision=None).to_json())
-    picture = workdir / "report.png"
-    write_figure(picture, text, read_metrics(workdir / "metrics.jsonl"))
-    print(f"wrote {workdir / 'family.json'} and {picture}")
+  if members is None and step is None:
+    _write(workdir, found, whole=max_rows == MAX_ROWS)
   return found
 
 
-def _draw_and_read(
-  saved: SavedModel,
-  members: Sequence[Member] | None,
-  prompts: int | None,
-  drawing: DrawingConfig,
-) -> VisionReport | None:
-  """What `report` says of `prompts`."""
-  if prompts is None:
-    prompts, members = saved.config.get("evaluation", {}).get("prompts", 0), ()
-  if not prompts:
-    return None
-  return evaluate_vision(saved, members=members, prompts=prompts, drawing=drawing)
+def _losses(saved: SavedModel, members: Sequence[Member] | None, max_rows: int) -> RunReport:
+  """What the members lose on all that is held out."""
+  media = evaluate_media(saved, members=members)
+  speech = evaluate_speech(saved, members=members)
+  text = None
+  if (media is None and speech is None) or saved.config["data"]["sources"]:
+    text = evaluate_family(saved, members=members, max_rows=max_rows)
+  return RunReport(text=text, media=media, speech=speech)
+
+
+def _write(workdir: pathlib.Path, found: RunReport, *, whole: bool) -> None:
+  """What `report` keeps in the workdir; losses only of the `whole` held-out text."""
+  for name, part in found.judged.items():
+    write_json(workdir / f"{name}.json", part.to_json())
+    part.write_sheet(workdir / f"{name}.png")
+    print(f"wrote {workdir / name}.json and {workdir / name}.png")
+  if whole:
+    losses = dataclasses.replace(found, vision=None, spoken=None)
+    write_json(workdir / "family.json", losses.to_json())
+    picture = workdir / "report.png"
+    write_figure(picture, found.text, read_metrics(workdir / "metrics.jsonl"))
+    print(f"wrote {workdir / 'family.json'} and {picture}")
 
 
 def sample(saved: SavedModel, prompt: str, *, max_new_tokens: int = SAMPLE_TOKENS) -> str:

@@ -67,14 +67,14 @@ class FrozenCodecConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """What is measured on held-out text and scenes.
+  """What is measured on held-out text, scenes and utterances.
 
   Attributes:
     rows: held-out rows for the losses during training; the final table reads its own, larger number.
     prompt: what the sample at the end of a run continues.
-    prompts: scenes of each split that the full model draws and reads at the end of a run with vision;
-      0: none. The command asks more, and every member.
-    temperature, guidance: how they are drawn; see `generate.draw.DrawingConfig`.
+    prompts: scenes of each split that the full model draws and reads at the end of a run with vision, and
+      utterances that it hears and says with audio; 0: none. The command asks more, and every member.
+    temperature, guidance: how scenes are drawn; see `generate.draw.DrawingConfig`.
   """
 
   rows: int = 16
