@@ -36,11 +36,11 @@ def get_config(arg: str = ""):
   vit = VitConfig(patch=side // 8, grid=(8, 8), depth=2, width=64, heads=4, mlp_width=128)
   config.vision.understand = plain(UnderstandConfig(vit=vit, heads=4))
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
-  config.elastic.first_step = 3000  # the family joins when the loss no longer falls steeply
+  config.elastic.first_step = 2000  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
   # Plain backgrounds and objects in the middle of their places: what no caption tells costs training time.
-  scene = SceneConfig(max_objects=2, texture_probability=0.0, colour_jitter=2, position_jitter=0.0)
+  scene = SceneConfig(max_objects=2, texture_probability=0.0, colour_jitter=0, position_jitter=0.0)
   pictures = WorldSource(side=side, scene=scene, weight=2.0)
   videos = WorldSource(side=side, scene=dataclasses.replace(scene, frames=9), train=8_000)
   sources = (pictures, videos)
@@ -54,7 +54,7 @@ def get_config(arg: str = ""):
   config.objective.history.update(flip_max=0.1)
   config.evaluation.update(rows=32, prompt="")
 
-  config.train.update(steps=6000, log_every=20, evaluate_every=250, checkpoint_every=500)
+  config.train.update(steps=4000, log_every=20, evaluate_every=250, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=6e-3, warmup_steps=60)
 

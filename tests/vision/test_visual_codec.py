@@ -129,6 +129,19 @@ def test_chunks_decode_to_the_whole(parts):
   np.testing.assert_allclose(jnp.concatenate(frames, 1), decode(VIDEO, params, z), atol=2e-5)
 
 
+@pytest.mark.parametrize("side, reach", [(1, 0), (3, 2)])
+def test_how_far_a_latent_looks_around_is_the_encoder_s_kernels(side, reach):
+  """One stem, then one block of two convolutions: with kernels of side 3 more than two places away."""
+  config = dataclasses.replace(IMAGE, widths=(6,), patch=1, encoder_side=side)
+  config = dataclasses.replace(config, quantizer=QuantizerConfig(sides=(1, 8), bits=3))
+  params, x = trained(config), video(1)
+  moved = x.at[:, :, 4, 4].add(1.0)
+  changed = np.any(encode(config, params, x) != encode(config, params, moved), axis=(0, 1, -1))
+  rows, columns = np.nonzero(changed)
+  far = max(np.abs(rows - 4).max(), np.abs(columns - 4).max())
+  assert changed[4, 4] and (far == 0 if reach == 0 else far > reach)
+
+
 def test_frames_and_sides_that_do_not_fit_are_refused():
   params, model = trained(VIDEO), t.VisualTokenizer(VIDEO)
   with pytest.raises(ValueError, match="1 \\+ 4m, got 4"):
