@@ -5,9 +5,8 @@
 Both sides have the same shape: 8 layers, width 256, 4 heads of 64 (2 key-value heads), 64 experts of
 width 128, top-4, one shared expert, vocabulary 8,192, batch 8 x 512, float32, gradients clipped at 1,
 AdamW. The peer is `Ernie4_5_MoeForCausalLM` with the fastest of its experts back ends on this machine
-(tried first) and PyTorch's fused AdamW. Each side is a process of its own, as in use: within one, our step is
-a third slower beside PyTorch. Rounds alternate between the two; medians are quoted, because
-absolute times drift. Needs the `parity` extra.
+(tried first) and PyTorch's fused AdamW. Each side is a process of its own, as in use. Rounds alternate
+between the two; medians are quoted, because absolute times drift. Needs the `parity` extra.
 """
 
 import dataclasses
