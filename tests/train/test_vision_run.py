@@ -60,8 +60,8 @@ def experiment(folder: pathlib.Path, *, bits: int = 4, steps: int = 2):
   config.model.vision.update(sides=(1, 2, 4), bits=bits)
   config.vision.tokenizer = str(folder / f"tokenizer_{bits}")
   config.vision.understand.vit.update(patch=8, grid=(4, 4))
-  config.data.update(row_length=160, data_dir=str(folder / "data"))
-  config.data.media.slots.update(drawn_images=3, drawn_videos=1, seen_images=1, seen_videos=1)
+  config.data.update(row_length=200, data_dir=str(folder / "data"))
+  config.data.media.slots.update(drawn_images=3, drawn_videos=1, seen_images=3, seen_videos=1)
   config.train.update(steps=steps, log_every=1, checkpoint_every=1, evaluate_every=2)
   config.train.schedule.update(kind="constant", warmup_steps=0)
   config.evaluation.rows = 2
