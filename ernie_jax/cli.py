@@ -70,6 +70,11 @@ class _ConfigFileParser(config_flags.ConfigFileFlagParser):
   """Loads a config file as ml_collections does, but fails at once and in one line."""
 
   def parse(self, path: str) -> Any:
+    """The config of a file, with the overrides of the command line checked.
+
+    Raises:
+      UserError: naming the file, or the key.
+    """
     file = path.split(":", 1)[0]
     if not os.path.isfile(file):
       raise UserError(f"--{self.name}: there is no config file {file!r}")

@@ -56,6 +56,7 @@ _SHEET = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
+  """Checks the flags, scores, and writes what was asked for."""
   if _MAX_ROWS.value < 1:
     raise UserError(f"--max_rows must be at least 1, got {_MAX_ROWS.value}")
   if _JSON.value and not pathlib.Path(_JSON.value).parent.is_dir():

@@ -4,6 +4,7 @@
 floor (outputs judged by other prompts), controls and ceilings, all of the same prompts.
 """
 
+import abc
 import dataclasses
 import itertools
 import os
@@ -89,7 +90,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedReport:
+class JudgedReport(abc.ABC):
   """Scores by split, task, attribute and column.
 
   Attributes:
@@ -149,9 +150,9 @@ class JudgedReport:
     """Lines at the end of the table."""
     return []
 
+  @abc.abstractmethod
   def _about(self) -> str:
     """What the columns are and how all of it was made."""
-    raise NotImplementedError
 
 
 class MemberMaker:

@@ -40,7 +40,7 @@ class TokenizerConfig:
     temporal: frames that a latent frame stands for; 1 is the image tokenizer.
     temporal_kernel: latent frames that the first convolution of a block sees, where temporal > 1.
     encoder_side: of the encoder's spatial kernels. 1: bits tell of their own patch alone, which a model
-      learns to predict several times sooner; 3: of the surroundings too, and pictures come back sharper.
+      learns to predict sooner; 3: of the surroundings too, and textured pictures come back sharper.
   """
 
   quantizer: QuantizerConfig = QuantizerConfig()
