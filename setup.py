@@ -26,6 +26,7 @@ CORE = [
 EXTRAS = {
   "test": [
     "pytest>=8.0",
+    "pytest-xdist>=3.6",  # two test files at a time
     "hypothesis>=6.100",  # property tests
     "ruff>=0.14",  # lint and format
     # The TPU compiler, for tests that compile for TPU slices ahead of time; it needs no TPU.
