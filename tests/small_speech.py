@@ -17,7 +17,6 @@ MODEL = ModelConfig(
 )  # fmt: skip
 SHAPE = sound_shape(CODE)
 LENGTH = 40
-FAST = {"xla_backend_optimization_level": 0}  # to compile quickly what runs a few times
 
 
 def codes(seed: int, frames: int) -> np.ndarray:
@@ -51,7 +50,7 @@ def batch_of(*rows: MediaRow) -> MediaRow:
 
 def clear_params(model: ModelConfig = MODEL):
   """Parameters in which every part matters: far from their small start."""
-  init = jax.jit(lambda key: unboxed_params(model, key), compiler_options=FAST)
+  init = jax.jit(lambda key: unboxed_params(model, key))
   tree = init(jax.random.key(0))
   rng = np.random.default_rng(0)
   return jax.tree.map(lambda a: a * 2 + 0.1 * rng.normal(size=a.shape).astype(np.float32), tree)

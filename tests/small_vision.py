@@ -24,7 +24,6 @@ VIT = VitConfig(patch=4, grid=(4, 4), depth=1, width=8, heads=2, mlp_width=16)
 CONFIG = MediaConfig(TOKENIZER, UnderstandConfig(vit=VIT, heads=2))
 SLOTS = SlotsConfig(side=16, frames=9, drawn_images=2, drawn_videos=1, seen_images=1, seen_videos=1)
 LENGTH = 160
-FAST = {"xla_backend_optimization_level": 0}  # to compile quickly what runs a few times
 
 
 def media(seed: int, frames: int = 1) -> np.ndarray:
@@ -47,7 +46,7 @@ def row_of(
 
 def frozen_tokenizer():
   """Parameters of a fresh visual tokenizer."""
-  return jax.jit(lambda: initial_params(TOKENIZER, jax.random.key(1)), compiler_options=FAST)()
+  return jax.jit(lambda: initial_params(TOKENIZER, jax.random.key(1)))()
 
 
 def clear_params(frozen, model: ModelConfig = MODEL, vision: Vision | None = None):

@@ -61,8 +61,7 @@ def test_an_experiment_trains_a_shrunk_step(path):
   rows = [pack([lay_out([Text(tokens())])], e.data.row_length) for _ in range(2)]
   batch = jax.tree.map(lambda *fields: np.stack(fields)[None], *rows)
   state = create(task, optimizer, e.seed)
-  options = {"xla_backend_optimization_level": 0}
-  step = jax.jit(make_step(task, optimizer, schedule), compiler_options=options)
+  step = jax.jit(make_step(task, optimizer, schedule))
   after, report = step(state, batch, jnp.asarray(1))
   assert report.finite and int(after.step) == 1
   text = float(report.metrics["loss/text"])

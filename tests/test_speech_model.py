@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from small_speech import (
   CODE,
-  FAST,
   LENGTH,
   MODEL,
   batch_of,
@@ -57,7 +56,7 @@ def passing(model: ModelConfig = MODEL):
     heads = [code_logits(h, r, params, model) for r, h in enumerate(output.audio)]
     return jnp.stack(heads, axis=2), text_logits(output.hidden, params, model)
 
-  return jax.jit(run, compiler_options=FAST)
+  return jax.jit(run)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def test_choosing_codes_in_mid_pass_position_by_position_equals_one_pass_with_th
   start = int(np.flatnonzero(predicts_audio(row)[0])[0])
   plain = dataclasses.replace(model, mtp_depth=0, remat="none")
 
-  @functools.partial(jax.jit, compiler_options=FAST)
+  @jax.jit
   def step(cache, block, audio, wanted):
     found = []
 
@@ -167,7 +166,7 @@ def test_the_end_is_a_class_of_every_head_and_is_learnt_by_each(params, batch):
     )
     return audio_loss(output, row, batch.sound.codes, params, MODEL, level_weights=weights)
 
-  run = jax.jit(loss, static_argnums=1, compiler_options=FAST)
+  run = jax.jit(loss, static_argnums=1)
   found = run(params["depth"], ())
   np.testing.assert_allclose(found.by_level, wanted.mean(axis=0), rtol=1e-5)
   assert float(found.codes) == pytest.approx(wanted.mean(), rel=1e-5)

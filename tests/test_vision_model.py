@@ -9,7 +9,6 @@ import pytest
 from small_vision import (
   CODE,
   CONFIG,
-  FAST,
   LENGTH,
   MODEL,
   SLOTS,
@@ -57,7 +56,7 @@ def encoding(history: HistoryConfig = TEACHER_FORCING):
   run = lambda params, frozen, batch: encode(
     params, frozen, batch, config=CONFIG, model=MODEL, history=history, key=key
   )
-  return jax.jit(run, compiler_options=FAST)
+  return jax.jit(run)
 
 
 @functools.cache
@@ -70,7 +69,7 @@ def logits(model: ModelConfig = MODEL):
     )
     return bit_logits(output.hidden, params, model)
 
-  return jax.jit(run, compiler_options=FAST)
+  return jax.jit(run)
 
 
 PICTURE, VIDEO = media(0), media(1, 9)
@@ -211,7 +210,7 @@ def test_the_loss_is_the_mean_over_bits_of_the_weighted_elements(params, batch, 
     output = UnifiedModel(MODEL).apply({"params": params}, row, initial_bias(MODEL), media=media)
     return vision_loss(output, row, encoded.targets, media.start, params, MODEL)
 
-  found = jax.jit(loss, compiler_options=FAST)(params, row, encoded.media)
+  found = jax.jit(loss)(params, row, encoded.media)
   assert float(found.bits) == pytest.approx(total / weights, rel=1e-5)
   assert float(found.elements) == pytest.approx(4 * N)
 

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 from ernie_jax.audio.analysis import framed, mel_bands
 
 _OVERLAP = 4  # windows over each sample
-_MEL_FLOOR, _STFT_FLOOR = 1e-3, 1e-2  # of magnitudes, below which differences do not count
+# Of magnitudes, below which differences do not count. Formants of quiet speech and hisses are 1e-4 to 1e-3:
+# with floors of 1e-3 and 1e-2 a codec kept pitch and loudness and lost every word.
+_MEL_FLOOR, _STFT_FLOOR = 1e-5, 1e-4
 _ROUND = 1e-7  # keeps the gradient of a root finite
 
 

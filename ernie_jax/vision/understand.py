@@ -43,6 +43,7 @@ from ernie_jax.vision.vit import VisionTransformer, VitConfig
 from ernie_jax.vision.vit_layers import Dense, LayerNorm, Mlp, SelfAttention
 
 _OUT_STD = 0.02  # of the tokens at the start, as the text embedding's
+_POSITION_STD = 0.3  # of a place in its group, added to features of mean square 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +154,9 @@ class Understanding(nn.Module):
 class Merger(nn.Module):
   """Groups of patch features, of one path or of two, to one token each.
 
-  Inside a group nothing marks a patch's place but the features themselves, so the order of the patches
-  does not matter, as in the report, which names no positions here.
+  The report names no positions here. A learned one for each place and frame of a group is our choice: a
+  convolution of one patch says nothing of its place, and a token that forgets where in its group a patch
+  lay has to find shapes without it.
   """
 
   config: UnderstandConfig
@@ -164,7 +166,8 @@ class Merger(nn.Module):
   def __call__(self, *paths: Float[Array, "S T G K D"]) -> Float[Array, "S T G W"]:
     c, dtype = self.config, self.config.vit.dtype
     lead, (k, d) = paths[0].shape[:3], paths[0].shape[3:]
-    paths = [path.reshape(-1, k, d) for path in paths]
+    position = self._positions(d)[-k:].astype(dtype)  # a first frame is the last of its group
+    paths = [path.reshape(-1, k, d) + position for path in paths]
     if c.variant == "mlp":
       joined = jnp.concatenate(paths, axis=-1)
       x = Mlp(c.hidden, features=d, dtype=dtype, name="mlp")(joined)
@@ -178,6 +181,13 @@ class Merger(nn.Module):
     # Axis names of an inner width: two axes of the same name could not both be divided.
     project = Dense((self.width,), ("mlp", "embed"), scale=_OUT_STD**2, dtype=dtype, name="project")
     return project(x)
+
+  def _positions(self, width: int) -> Float[Array, "K D"]:
+    """Of the members of a later group, frame by frame; the features they are added to have norm 1."""
+    c = self.config
+    shape = (c.group_frames * c.group_side**2, width)
+    init = nn.with_logical_partitioning(nn.initializers.normal(_POSITION_STD), (None, "embed"))
+    return self.param("positions", init, shape)
 
 
 def read_tokens(tokens: Float[Array, "B V N W"], row: Row) -> Float[Array, "B L W"]:

@@ -24,7 +24,6 @@ from ernie_jax.audio.discriminator import DiscriminatorConfig, Discriminators, f
 from ernie_jax.audio.quantizer import RvqConfig, fresh_codebooks, quantize
 from ernie_jax.audio.teacher import FeatureTeacher, LabelTeacher
 
-FAST = {"xla_backend_optimization_level": 0}
 CODE = RvqConfig(levels=3, codes=8, width=6, semantic_width=4)
 SMALL = {"width": 8, "blocks": 1, "frame_width": 4, "frame_blocks": 1}
 KINDS = ("source_filter", "istft")
@@ -54,7 +53,7 @@ def jitted(kind, what):
     "encode": lambda p, x, s: encode_chunk(model, p, x, s),
     "decode": lambda p, x, s: decode_chunk(model, p, x, s),
   }
-  return jax.jit(functions[what], compiler_options=FAST)
+  return jax.jit(functions[what])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +93,7 @@ def test_codes_alone_give_the_sound(kind):
     codes = encode_codes(model, params, vectors, sound)
     return codes, decode_codes(model, params, vectors, codes)
 
-  codes, again = jax.jit(both, compiler_options=FAST)(params, sound)
+  codes, again = jax.jit(both)(params, sound)
   np.testing.assert_array_equal(codes, out.quantized.codes)
   largest = np.abs(out.waveform).max()
   np.testing.assert_allclose(again, out.waveform, atol=5e-3 * largest)
@@ -178,7 +177,7 @@ def test_teachers_pool_to_codec_frames():
 def test_matching_maps_cost_nothing():
   model = Discriminators(DiscriminatorConfig(windows=(256,), widths=(4, 4)))
   sound = 0.1 * jax.random.normal(jax.random.key(0), (1, 1280))
-  judge = jax.jit(lambda x: model.init_with_output(jax.random.key(1), x)[0], compiler_options=FAST)
+  judge = jax.jit(lambda x: model.init_with_output(jax.random.key(1), x)[0])
   real = judge(sound)
   assert float(feature_loss(real, real)) == 0
   assert float(feature_loss(real, judge(0.1 * sound))) > 0.01

@@ -14,7 +14,6 @@ SMALL = dict(
   vocab_size=96, depth=4, width=16, heads=2, kv_heads=1, head_dim=8, experts=4, top_k=2,
   expert_width=8, shared_width=8,
 )  # fmt: skip
-FAST = {"xla_backend_optimization_level": 0}  # to compile quickly what runs once
 MODELS = {
   "plain": ModelConfig(**SMALL),
   "dense below": ModelConfig(**SMALL, dense_layers=2, dense_width=12, top_layers=1),
@@ -43,7 +42,7 @@ def forward(model: ModelConfig):
     output = UnifiedModel(model).apply({"params": params}, rows, bias, active)
     return text_logits(output.hidden, params, model)
 
-  return jax.jit(logits, compiler_options=FAST)
+  return jax.jit(logits)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_vision import CODE, CONFIG, FAST, MODEL, clear_params, frozen_tokenizer, media
+from small_vision import CODE, CONFIG, MODEL, clear_params, frozen_tokenizer, media
 
 from ernie_jax import media as media_lib
 from ernie_jax.backbone.vision_io import bit_logits
@@ -68,7 +68,7 @@ def whole():
     )  # fmt: skip
     return bit_logits(output.hidden, params, MODEL)
 
-  return jax.jit(run, compiler_options=FAST)
+  return jax.jit(run)
 
 
 def margins_of_one_pass(params, frozen, items, bits):
@@ -190,7 +190,7 @@ def test_text_after_media_is_what_one_pass_says(params, frozen, frames):
   pieces = list(decoder.stream_media(weights, batch, sampling=greedy, max_new_tokens=6))
   made = np.concatenate([piece.tokens for piece in pieces], axis=1)
 
-  @functools.partial(jax.jit, compiler_options=FAST)
+  @jax.jit
   def said(batch):
     encoded = media_lib.encode(params, frozen, batch, config=CONFIG, model=MODEL)
     bias = initial_bias(MODEL)

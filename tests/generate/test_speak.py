@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_speech import CODE, FAST, MODEL, SHAPE, clear_params, codes, voice
+from small_speech import CODE, MODEL, SHAPE, clear_params, codes, voice
 
 from ernie_jax.audio.codec import STRIDE, Codec, CodecConfig, EncoderConfig, initial_params
 from ernie_jax.audio.decoders import DecoderConfig
@@ -81,7 +81,7 @@ def whole():
     heads = [code_logits(h, r, params, MODEL) for r, h in enumerate(output.audio)]
     return jax.nn.log_softmax(jnp.stack(heads, axis=2)), text_logits(output.hidden, params, MODEL)
 
-  return jax.jit(run, compiler_options=FAST)
+  return jax.jit(run)
 
 
 def test_speaking_on_the_cache_predicts_what_one_pass_predicts(voicebox, weights, params):
@@ -133,8 +133,7 @@ def test_sound_streams_out_as_the_whole_clip_would_sound(voicebox, weights, spee
   assert all(p.waveform.shape[1] == CHUNK * STRIDE for p in pieces[1:])
   total = total_from_codes(jnp.asarray(made), speech.vectors)
   decode = jax.jit(
-    lambda params, x: Codec(CODEC).apply({"params": params}, x, method=Codec.decode).waveform,
-    compiler_options=FAST,
+    lambda params, x: Codec(CODEC).apply({"params": params}, x, method=Codec.decode).waveform
   )
   wanted = np.asarray(decode(speech.params, total))
   found = np.concatenate([p.waveform for p in pieces], axis=1)

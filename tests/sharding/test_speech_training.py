@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_speech import FAST, MODEL, batch_of, listen, row_of, speak
+from small_speech import MODEL, batch_of, listen, row_of, speak
 
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.sequence import Text
@@ -38,7 +38,7 @@ def reports(config: MeshConfig | None, steps: int = 1):
   with rules.enter(mesh, config):
     state = state_lib.create(task, optimizer, 0, mesh)
     batch = host_batch_to_global(jax.tree.map(lambda x: x[None], rows()), mesh, batch_axis=1)
-    step = jax.jit(make_step(task, optimizer, schedule), compiler_options=FAST)
+    step = jax.jit(make_step(task, optimizer, schedule))
     found = []
     for _ in range(steps):
       state, report = step(state, batch, jnp.asarray(1))

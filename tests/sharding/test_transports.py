@@ -1,7 +1,5 @@
 """Each transport gives the values and gradients of the dense single-device experts."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,8 +48,7 @@ def delivered(x, experts, gates, live, weights):
   return transports.deliver(x, experts, gates, live, weights, local_fn=dense)
 
 
-# Each program runs once, so time spent optimising it is lost.
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@jax.jit
 def loss_and_gradients(x, experts, gates, live, weights):
   def loss(x, gates, weights):
     result = delivered(x, experts, gates, live, weights)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_vision import CONFIG, FAST, MODEL, batch_of, frozen_tokenizer, media, row_of
+from small_vision import CONFIG, MODEL, batch_of, frozen_tokenizer, media, row_of
 
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.media import Vision
@@ -38,7 +38,7 @@ def report(config: MeshConfig | None):
   with rules.enter(mesh, config):
     state = state_lib.create(task, optimizer, 0, mesh)
     batch = host_batch_to_global(jax.tree.map(lambda x: x[None], rows()), mesh, batch_axis=1)
-    step = jax.jit(make_step(task, optimizer, schedule), compiler_options=FAST)
+    step = jax.jit(make_step(task, optimizer, schedule))
     return jax.device_get(step(state, batch, jnp.asarray(1))[1])
 
 

@@ -30,7 +30,6 @@ from ernie_jax.train.schedule import ScheduleConfig, make_schedule
 from ernie_jax.train.state import create
 from ernie_jax.train.step import make_step
 
-FAST = {"xla_backend_optimization_level": 0}
 SMALL = {"width": 8, "blocks": 1, "frame_width": 4, "frame_blocks": 1}
 CODE = RvqConfig(levels=2, codes=4, width=6, semantic_width=4, revive_every=1)
 CODEC = CodecConfig(CODE, EncoderConfig(**SMALL), DecoderConfig(kind="istft", **SMALL))
@@ -61,7 +60,7 @@ def stepped():
   optimizer = make_optimizer(OptimizerConfig(), schedule, shapes)
   before = create(task, optimizer, 0)
   stacked = jax.tree.map(lambda x: np.stack([x, x]), batch())
-  step = jax.jit(make_step(task, optimizer, schedule), compiler_options=FAST)
+  step = jax.jit(make_step(task, optimizer, schedule))
   after, report = step(before, stacked, jnp.asarray(2))
   return before, after, report
 
@@ -217,7 +216,7 @@ def test_an_experiment_runs_resumes_and_is_read_back(tmp_path, capsys):
   start = audio_codec_run.first_start(on)
   np.testing.assert_array_equal(start.codebooks.vectors, codec_io.load_codec(on.start).vectors)
   task = audio_codec_run.make_task(on, start)
-  params, books = jax.jit(task.init, compiler_options=FAST)(jax.random.key(0))
+  params, books = jax.jit(task.init)(jax.random.key(0))
   jax.tree.map(np.testing.assert_array_equal, nn.unbox(params)["codec"], start.params)
   np.testing.assert_array_equal(books.count, start.codebooks.count)
 

@@ -161,7 +161,7 @@ def run_python(code: str, *arguments, devices: int = 1) -> subprocess.CompletedP
   environment = os.environ | {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
   }
   command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
   return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

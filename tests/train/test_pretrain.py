@@ -25,7 +25,6 @@ MODEL = ModelConfig(
 PLAIN = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
 DRAWN = ElasticConfig(depth_full=0.4, width_full=0.4, sparsity_full=0.4)
 LENGTH, ROWS = 16, 4
-FAST = {"xla_backend_optimization_level": 0}  # to compile quickly what runs a few times
 RATE = 1e-2
 
 
@@ -45,14 +44,14 @@ def start(elastic):
   shapes = jax.eval_shape(lambda key: nn.unbox(task.init(key)[0]), jax.random.key(0))
   # Nearly plain gradient steps: Adam would magnify the rounding of gradients that are almost zero.
   optimizer = make_optimizer(OptimizerConfig(b1=0.0, b2=0.0, eps=1.0), schedule, shapes)
-  step = jax.jit(make_step(task, optimizer, schedule), compiler_options=FAST)
+  step = jax.jit(make_step(task, optimizer, schedule))
   return create(task, optimizer, 0), step
 
 
 def fresh(elastic, model=MODEL):
   """A task with its first parameters and router state."""
   task = Pretrain(model, elastic, ObjectiveConfig())
-  params, variables = jax.jit(task.init, compiler_options=FAST)(jax.random.key(0))
+  params, variables = jax.jit(task.init)(jax.random.key(0))
   return task, nn.unbox(params), variables
 
 
@@ -101,7 +100,7 @@ def test_the_weight_of_mtp_changes_at_its_step():
   task, params, variables = fresh(PLAIN)
   task.objective = ObjectiveConfig(mtp_switch=5)
   loss = lambda step: task.loss(params, variables, rows(0), jax.random.key(0), step)
-  loss = jax.jit(loss, compiler_options=FAST)
+  loss = jax.jit(loss)
   for step, weight in ((4, 0.3), (5, 0.1)):
     out = loss(jnp.asarray(step))
     assert float(out.metrics["mtp_weight"]) == pytest.approx(weight)
@@ -117,7 +116,7 @@ def test_the_bias_moves_a_skewed_router_towards_balance():
   params["embed"]["embedding"] += 0.05
   router["kernel"] = router["kernel"].at[..., 0].add(0.1)
 
-  @functools.partial(jax.jit, compiler_options=FAST)
+  @jax.jit
   def one(variables, batch):
     stats = UnifiedModel(model).apply({"params": params}, batch, variables.bias).stats
     return task.update(variables, {"load": stats.load}, 0), balance_metrics(stats, model)
@@ -135,7 +134,7 @@ def test_only_rows_of_the_full_model_move_the_bias():
   none_full = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=0.0)
   task, params, variables = fresh(none_full)
   loss = functools.partial(task.loss, params, variables, step=jnp.asarray(0))
-  out = jax.jit(loss, compiler_options=FAST)(rows(0), jax.random.key(0))
+  out = jax.jit(loss)(rows(0), jax.random.key(0))
   assert not out.counts["load"].any()
   assert (out.metrics["router/entropy"] > 0).all()  # measured all the same, over all rows
   after = task.update(variables, out.counts, 0)

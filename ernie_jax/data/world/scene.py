@@ -230,6 +230,8 @@ class SceneConfig:
     min_objects, max_objects: how many, uniformly; 1 to 3.
     position_jitter: of a centre from its cell's middle, at most, as a share of the side.
     colour_jitter: of each channel, at most, in levels; of the background's grey too.
+    shades: of backgrounds, of `SHADES`. No caption says the shade, so with more than one a model that draws
+      has to guess it, the same in every bit.
     texture_probability: of a background that is not plain.
     sign_probability: of a sign.
     moving_probability: of each object in a video to move.
@@ -241,6 +243,7 @@ class SceneConfig:
   max_objects: int = 3
   position_jitter: float = 0.02
   colour_jitter: int = 8
+  shades: tuple[str, ...] = SHADES
   texture_probability: float = 0.25
   sign_probability: float = 0.0
   moving_probability: float = 0.75
@@ -253,6 +256,8 @@ class SceneConfig:
       raise ValueError(
         f"min_objects {self.min_objects} and max_objects {self.max_objects} must be 1 to 3, in order"
       )
+    if not self.shades or not set(self.shades) <= set(SHADES):
+      raise ValueError(f"shades must be some of {', '.join(SHADES)}, got {list(self.shades)}")
     limits = {
       "position_jitter": MAX_JITTER,
       "colour_jitter": 20,
@@ -328,7 +333,7 @@ def _sample_object(rng, config: SceneConfig, shape: str, colour: str, place: str
 
 def _sample_background(rng, config: SceneConfig) -> Background:
   textured = rng.random() < config.texture_probability
-  shade = _choose(rng, SHADES)
+  shade = _choose(rng, config.shades)
   return Background(
     shade=shade,
     texture=_choose(rng, TEXTURES[1:]) if textured else TEXTURES[0],
