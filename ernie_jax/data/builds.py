@@ -2,7 +2,7 @@
 
 A build is named by a hash of what it is made from, so a changed source is a new build beside the old. TFDS
 writes into a temporary directory and renames it at the end, so a build is whole or absent. TensorFlow is
-not needed.
+not needed (see `_spilled_by_python`).
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python import array_record_module
+from tensorflow_datasets.core import shuffle
 
 from ernie_jax.errors import UserError
+
+_SPILLS = 200  # files of what does not fit in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +100,7 @@ def prepare_build(
 def _write(builder: type, source: Any, *, key: str, root: Path) -> None:
   tfds.disable_progress_bar()
   config = tfds.download.DownloadConfig(try_download_gcs=False)
-  with contextlib.redirect_stdout(io.StringIO()), _errors_only():
+  with contextlib.redirect_stdout(io.StringIO()), _errors_only(), _spilled_by_python():
     instance = builder(
       config=SourceConfig(name=key, source=source),
       data_dir=root.parent.parent,
@@ -104,6 +108,26 @@ def _write(builder: type, source: Any, *, key: str, root: Path) -> None:
     )
     instance.download_and_prepare(download_dir=root / "downloads", download_config=config)
   shutil.rmtree(root / "downloads", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _spilled_by_python() -> Iterator[None]:
+  """What TFDS shuffles beyond 1 GB goes through files, for which alone it would need TensorFlow; not here.
+
+  Fewer files than its 1,000 stay within the usual limit of open ones; the order does not depend on it.
+  """
+  gfile = types.SimpleNamespace(GFile=open, exists=os.path.exists, remove=os.remove)
+  never = types.SimpleNamespace(ResourceExhaustedError=type("Never", (Exception,), {}))
+  changed = {
+    "tf": types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile), errors=never),
+    "BUCKETS_NUMBER": _SPILLS,
+  }
+  kept = {name: getattr(shuffle, name) for name in changed}
+  vars(shuffle).update(changed)
+  try:
+    yield
+  finally:
+    vars(shuffle).update(kept)
 
 
 @contextlib.contextmanager

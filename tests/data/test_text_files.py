@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow_datasets.core import shuffle
 
 from ernie_jax.data import text_files
 from ernie_jax.data.text_files import Pieces, TextSource, cut, prepare
@@ -66,6 +67,13 @@ def test_a_finished_build_is_used_again_and_a_changed_source_is_a_new_one(tmp_pa
 def test_the_same_source_gives_the_same_records_anywhere(source, train, tmp_path):
   again = Pieces(prepare(source, tmp_path), "train")
   assert list(again) == list(train)
+
+
+def test_what_does_not_fit_in_memory_is_built_alike(source, train, tmp_path, monkeypatch):
+  monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 10_000)
+  again = Pieces(prepare(source, tmp_path), "train")
+  assert list(again) == list(train)
+  assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_an_interrupted_build_leaves_nothing_and_the_next_is_whole(source, train, tmp_path):
