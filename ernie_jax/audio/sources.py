@@ -43,8 +43,8 @@ class Voice:
 
 
 def still(rows: int) -> Phase:
-  """The state before the first codec frame."""
-  return Phase(turn=jnp.zeros(rows), left=jnp.zeros(rows))
+  """The state before the first codec frame: half a turn, so that no pulse falls just on its edge."""
+  return Phase(turn=jnp.full(rows, 0.5), left=jnp.zeros(rows))
 
 
 def voice(f0: Float[Array, "B F"], phase: Phase) -> Voice:
