@@ -22,9 +22,8 @@ def get_config(arg: str = ""):
   config.train.schedule.peak = 2e-3
   config.train.schedule.warmup_steps = 40
   config.train.schedule.decay_fraction = 0.5
-  config.loss.pitch = (
-    0.2  # its gradient is the noisiest: with more of it spectra, and phones, are learned later
-  )
+  # The gradient of pitch is the noisiest: with more of it spectra, and phones, are learned later.
+  config.loss.pitch = 0.2
   config.train.optimizer.weight_decay = 0.0
   config.train.log_every = 50
   config.train.evaluate_every = 600

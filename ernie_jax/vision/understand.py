@@ -183,7 +183,7 @@ class Merger(nn.Module):
     return project(x)
 
   def _positions(self, width: int) -> Float[Array, "K D"]:
-    """Of the members of a later group, frame by frame; the features they are added to have norm 1."""
+    """Of the members of a later group, frame by frame."""
     c = self.config
     shape = (c.group_frames * c.group_side**2, width)
     init = nn.with_logical_partitioning(nn.initializers.normal(_POSITION_STD), (None, "embed"))

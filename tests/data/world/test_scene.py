@@ -27,6 +27,7 @@ configs = st.builds(
   sign_probability=st.sampled_from([0.0, 1.0]),
   position_jitter=st.sampled_from([0.0, 0.02, scene_lib.MAX_JITTER]),
   speed_jitter=st.sampled_from([0.0, scene_lib.MAX_SPEED_JITTER]),
+  shades=st.sampled_from([("dark",), ("light",), scene_lib.SHADES]),
 )
 
 
@@ -35,6 +36,7 @@ configs = st.builds(
 def test_a_scene_keeps_its_rules(config, seed, split):
   scene = sample_scene(np.random.default_rng(seed), config, split=split)
   assert scene.held_out == (split == "held_out")
+  assert scene.background.shade in config.shades
   assert config.min_objects <= len(scene.objects) <= config.max_objects
   assert len({o.place for o in scene.objects}) == len(scene.objects)
   tracks = [track(o, scene.frames) for o in scene.objects]
@@ -132,6 +134,8 @@ def test_nothing_turns_back_within_nine_frames():
     ("min_objects", 0),
     ("position_jitter", 0.1),
     ("texture_probability", 1.5),
+    ("shades", []),
+    ("shades", ["pink"]),
   ],
 )
 def test_a_config_that_cannot_be_drawn_is_refused_by_name(key, value):
