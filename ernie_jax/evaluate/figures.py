@@ -25,6 +25,11 @@ _LEGEND_LAYERS = 8  # more lines than this, and the legend names only the first,
 _SMOOTHING = 0.02  # half of the moving average's window, as a share of the curve
 _NOTE = 8  # font size
 _LEGEND = {"framealpha": 0.85, "edgecolor": "none"}
+_HELD_OUT_TEXT = {
+  "held-out text": "held_out/loss",
+  "held-out text about media": "held_out/media_text",
+  "held-out text of speech": "held_out/speech_text",
+}
 
 Series = tuple[np.ndarray, np.ndarray]
 
@@ -75,10 +80,9 @@ def write_figure(
     UserError: the file cannot be written.
   """
   panels = [] if report is None else [lambda axes: draw_family(axes, report)]
-  if "loss/bits" in metrics:
-    panels.insert(0, lambda axes: draw_bits(axes, metrics))
-  if "loss" in metrics:
-    panels.insert(0, lambda axes: draw_losses(axes, metrics))
+  curves = {"loss": draw_losses, "loss/bits": draw_bits, "loss/codes": draw_codes}
+  drawn = [draw for key, draw in curves.items() if key in metrics]
+  panels = [lambda axes, draw=draw: draw(axes, metrics) for draw in drawn] + panels
   if "router/max_over_mean" in metrics:
     panels += [lambda axes: draw_load(axes, metrics), lambda axes: draw_entropy(axes, metrics)]
   columns = min(2, len(panels))
@@ -94,16 +98,13 @@ def write_figure(
 
 
 def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:
-  """Training loss of each logged step and smoothed, held-out losses, and the learning rate."""
-  key = "loss/text" if "loss/text" in metrics else "loss"
-  steps, losses = metrics[key]
-  smooth = smoothed(losses)
-  (line,) = axes.plot(steps, losses, alpha=0.25, linewidth=0.8)
-  axes.plot(steps, smooth, color=line.get_color(), label="training, smoothed")
-  if "held_out/loss" in metrics:
-    axes.plot(*metrics["held_out/loss"], "o", markersize=4, color="black", label="held out")
-  axes.set(title="Loss", xlabel="step", ylabel="nats per token")
-  axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+  """Training loss of text (where there is none, of all), each kind held out, and the learning rate."""
+  _draw_loss(axes, metrics, "loss/text" if "loss/text" in metrics else "loss")
+  held_out = {name: key for name, key in _HELD_OUT_TEXT.items() if key in metrics}
+  for (name, key), marker in zip(held_out.items(), "osD"):
+    label = name if len(held_out) > 1 else "held out"
+    axes.plot(*metrics[key], marker, markersize=4, color="black", label=label, fillstyle="none")
+  axes.set(title="Text" if "loss/text" in metrics else "Loss", ylabel="nats per token")
   if "learning_rate" in metrics:
     rate = axes.twinx()
     rate.spines["top"].set_visible(False)
@@ -119,14 +120,30 @@ def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:
 
 def draw_bits(axes: Axes, metrics: Mapping[str, Series]) -> None:
   """Training loss of the bits of pictures and videos, smoothed, and held out."""
-  steps, losses = metrics["loss/bits"]
+  _draw_produced(axes, metrics, "bits")
+  axes.set(title="Pictures and videos", ylabel="nats per bit")
+
+
+def draw_codes(axes: Axes, metrics: Mapping[str, Series]) -> None:
+  """Training loss of the codes of speech, smoothed, and held out."""
+  _draw_produced(axes, metrics, "codes")
+  axes.set(title="Speech", ylabel="nats per code")
+
+
+def _draw_produced(axes: Axes, metrics: Mapping[str, Series], what: str) -> None:
+  _draw_loss(axes, metrics, f"loss/{what}")
+  if f"held_out/{what}" in metrics:
+    axes.plot(*metrics[f"held_out/{what}"], "o", markersize=4, color="black", label="held out")
+  axes.legend(**_LEGEND, loc="upper right")
+
+
+def _draw_loss(axes: Axes, metrics: Mapping[str, Series], key: str) -> None:
+  """A loss of each logged step, and smoothed."""
+  steps, losses = metrics[key]
   (line,) = axes.plot(steps, losses, alpha=0.25, linewidth=0.8)
   axes.plot(steps, smoothed(losses), color=line.get_color(), label="training, smoothed")
-  if "held_out/bits" in metrics:
-    axes.plot(*metrics["held_out/bits"], "o", markersize=4, color="black", label="held out")
-  axes.set(title="Pictures and videos", xlabel="step", ylabel="nats per bit")
+  axes.set(xlabel="step")
   axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-  axes.legend(**_LEGEND, loc="upper right")
 
 
 def smoothed(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:

@@ -23,7 +23,13 @@ from ernie_jax.evaluate.family_table import (
   MemberScore,
   evaluate_family,
 )
-from ernie_jax.evaluate.figures import draw_family, read_metrics, smoothed, write_figure
+from ernie_jax.evaluate.figures import (
+  draw_family,
+  draw_losses,
+  read_metrics,
+  smoothed,
+  write_figure,
+)
 from ernie_jax.evaluate.held_out import score
 from ernie_jax.evaluate.report import report
 
@@ -128,6 +134,28 @@ def test_figure_without_metrics_has_the_family_alone(tmp_path):
   one, two = image.imread(tmp_path / "one.png"), image.imread(tmp_path / "two.png")
   assert two.shape[1] == 2 * one.shape[1]
   assert one[..., :3].std() > 0.05  # something is drawn
+
+
+@pytest.mark.parametrize("what", ["bits", "codes"])
+def test_figure_has_a_panel_for_every_kind_of_output(tmp_path, what):
+  curve = (np.arange(5), np.linspace(3, 2, 5))
+  write_figure(tmp_path / "text.png", None, {"loss": curve})
+  write_figure(tmp_path / "both.png", None, {"loss": curve, f"loss/{what}": curve})
+  text, both = image.imread(tmp_path / "text.png"), image.imread(tmp_path / "both.png")
+  assert both.shape[1] == 2 * text.shape[1]
+
+
+def test_curves_name_what_was_held_out():
+  curve = (np.arange(5), np.linspace(3, 2, 5))
+
+  def labels(*keys: str) -> list[str]:
+    axes = Figure().add_subplot()
+    draw_losses(axes, dict.fromkeys(keys, curve))
+    return [text.get_text() for text in axes.get_legend().get_texts()][1:]
+
+  assert labels("loss/text", "held_out/speech_text") == ["held out"]
+  both = labels("loss", "held_out/loss", "held_out/media_text")
+  assert both == ["held-out text", "held-out text about media"]
 
 
 def test_unwritable_figure_is_one_line(tmp_path):
