@@ -11,11 +11,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import statistics
 
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks import seeds
 from ernie_jax import cli, config
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.errors import UserError
@@ -24,9 +24,8 @@ from ernie_jax.evaluate.vision import drawing_of
 from ernie_jax.evaluate.vision_makers import Studio
 from ernie_jax.evaluate.vision_prompts import TASKS, make_prompts
 from ernie_jax.evaluate.vision_scores import Reader, floor, judge, mean
-from ernie_jax.train import run as run_lib
 from ernie_jax.train.experiment import build_experiment
-from ernie_jax.train.model_io import SavedModel, load_model
+from ernie_jax.train.model_io import SavedModel
 
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "Workdir of a trained visual tokenizer.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/merger_benchmark", "Where the runs are kept.")
@@ -56,21 +55,14 @@ def main(argv) -> None:
       print(f"{name:8} seed {seed}: {json.dumps(scores)}", flush=True)
       if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(figures, indent=2))
-  print(table(figures))
+  print(seeds.table(figures["variants"], {"floor": figures["floor"]}))
 
 
 def trained(name: str, seed: int) -> SavedModel:
   """The model of a variant and seed, trained now if it is not there."""
   e = build_experiment(CONFIGS[name].value)
-  e = dataclasses.replace(
-    e,
-    seed=seed,
-    data=dataclasses.replace(e.data, seed=seed),
-    vision=dataclasses.replace(e.vision, tokenizer=TOKENIZER.value),
-  )
-  workdir = pathlib.Path(WORKDIR.value) / f"{name}_{seed}"
-  run_lib.run_experiment(e, workdir, with_report=False)
-  return load_model(workdir)
+  e = dataclasses.replace(e, vision=dataclasses.replace(e.vision, tokenizer=TOKENIZER.value))
+  return seeds.trained(e, pathlib.Path(WORKDIR.value) / f"{name}_{seed}", seed=seed)
 
 
 def scored(saved: SavedModel) -> tuple[dict[str, float], dict[str, float]]:
@@ -90,20 +82,6 @@ def scored(saved: SavedModel) -> tuple[dict[str, float], dict[str, float]]:
   found = mean(judge(ASKED, outputs, asked, reader))
   guessed = floor(ASKED, outputs, asked, reader)
   return {n: found[n] for n in KINDS}, {n: guessed[n] for n in KINDS}
-
-
-def table(figures: dict) -> str:
-  """Mean and standard deviation over seeds."""
-  lines = [f"{'':10}" + "".join(f"{kind:>18}" for kind in KINDS)]
-  for variant, runs in figures["variants"].items():
-    cells = []
-    for n in KINDS:
-      values = [run[n] for run in runs]
-      spread = statistics.stdev(values) if len(values) > 1 else 0.0
-      cells.append(f"{statistics.mean(values):.3f} +- {spread:.3f}")
-    lines.append(f"{variant:10}" + "".join(f"{cell:>18}" for cell in cells))
-  lines.append(f"{'floor':10}" + "".join(f"{figures['floor'][n]:>18.3f}" for n in KINDS))
-  return "\n".join(lines)
 
 
 if __name__ == "__main__":

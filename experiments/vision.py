@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
   )
   config.vision.understand = plain(UnderstandConfig(vit=vit, heads=4))
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
-  config.elastic.first_step = 2000  # the family joins when the loss no longer falls steeply
+  config.elastic.first_step = 3000  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
   # One plain background and objects in the middle of their places. What no caption tells costs training
@@ -46,24 +46,24 @@ def get_config(arg: str = ""):
   scene = SceneConfig(
     max_objects=2, shades=("dark",), texture_probability=0.0, colour_jitter=0, position_jitter=0.0
   )
-  pictures = WorldSource(side=side, scene=scene, weight=2.0)
+  pictures = WorldSource(side=side, scene=scene, weight=3.0)
   videos = WorldSource(side=side, scene=dataclasses.replace(scene, frames=9), train=8_000)
   sources = (pictures, videos)
   if tiny:
     small = dict(train=64, validation=16, held_out=8, captions=2)
     sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
   slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=1, seen_images=6, seen_videos=1)
-  tasks = TaskWeights(draw=4.0, describe=4.0, answer=3.0, extend=1.0, document=0.5)
-  media = MediaDataConfig(worlds=sources, slots=slots, tasks=tasks, scale_weights="uniform")
+  tasks = TaskWeights(draw=5.0, describe=4.0, answer=3.0, extend=1.0, document=0.5)
+  media = MediaDataConfig(worlds=sources, slots=slots, tasks=tasks, scale_weights="inverse_area")
   config.data.media = plain(media)
   config.data.update(sources=(), row_length=512, rows_per_batch=8)
   config.objective.update(text_weight=0.5, vision_weight=2.0)
   config.objective.history.update(flip_max=0.1)
   config.evaluation.update(rows=32, prompt="")
 
-  config.train.update(steps=4000, log_every=20, evaluate_every=250, checkpoint_every=500)
+  config.train.update(steps=6000, log_every=20, evaluate_every=500, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
-  config.train.schedule.update(peak=6e-3, warmup_steps=60)
+  config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.4)
 
   if tiny:
     make_tiny(config)
