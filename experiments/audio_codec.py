@@ -2,20 +2,20 @@
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/audio_codec.py --workdir=runs/codec
 
-Arguments, separated by commas: `general` (a decoder that supposes nothing of the synthesis, with an
-adversary), `tiny` (all of it in seconds).
+Arguments, separated by commas: `general` (a decoder that supposes nothing of the synthesis), `adversary`
+(discriminators from the middle of the run on: eight times the time of a step on a CPU), `tiny` (all of it in seconds).
 """
 
 from ernie_jax.train.audio_codec_run import default_config
 
 
 def get_config(arg: str = ""):
-  """arg: any of "tiny", "general", separated by commas."""
+  """arg: any of "tiny", "general", "adversary", separated by commas."""
   config = default_config()
   options = [option for option in arg.split(",") if option]
   for option in options:
-    if option not in ("tiny", "general"):
-      raise ValueError(f"unknown argument {option!r}; known: tiny, general")
+    if option not in ("tiny", "general", "adversary"):
+      raise ValueError(f"unknown argument {option!r}; known: tiny, general, adversary")
 
   world = {"train": 4_000}
   config.train.steps = 1200
@@ -30,9 +30,10 @@ def get_config(arg: str = ""):
   config.train.checkpoint_every = 600
   if "general" in options:
     config.codec.decoder.kind = "istft"
-    config.train.steps = 8000
-    config.train.evaluate_every = config.train.checkpoint_every = 2000
-    config.loss.update(adversarial=0.2, feature=1.0, adversarial_start=3000)
+    config.train.steps = 6000
+    config.train.evaluate_every = config.train.checkpoint_every = 1000
+  if "adversary" in options:
+    config.loss.update(adversarial=0.2, feature=1.0, adversarial_start=config.train.steps // 2)
   if "tiny" in options:
     world |= {"train": 24, "validation": 4, "unseen_speakers": 2, "unseen_pairs": 1}
     config.codec.quantizer.update(codes=16, width=16, semantic_width=8)

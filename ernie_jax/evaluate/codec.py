@@ -34,6 +34,7 @@ from ernie_jax.data.audio import to_float
 from ernie_jax.data.speech_example import SpeechExample
 from ernie_jax.data.world.speech import PHONES, utterance_from_json
 from ernie_jax.data.world.speech_synthesis import code_labels
+from ernie_jax.evaluate.oracles.pitch import pitch_errors, read_pitch
 from ernie_jax.evaluate.oracles.score import shuffled
 from ernie_jax.evaluate.oracles.speech import (
   Reading,
@@ -99,8 +100,9 @@ def score(
   """All figures, ready for JSON.
 
   Returns:
-    `mel` (mean absolute difference of log mel magnitudes), `si_sdr` (dB), `perplexity` and `used` (codes)
-    of each level; with an oracle and known utterances `oracle`, `ceiling` and `floor` (see
+    `mel` (mean absolute difference of log mel magnitudes), `si_sdr` (dB), `heard_median` and `heard_off` (of
+    the semitones between the pitch read in the recordings and in what came back, where both are voiced: their median,
+    and the share more than one off), `perplexity` and `used` (codes) of each level; with an oracle and known utterances `oracle`, `ceiling` and `floor` (see
     `oracles.speech.summarise`), and `probes` where frames are labelled.
   """
   pairs = list(zip(done.before, done.after))
@@ -109,6 +111,7 @@ def score(
     "examples": len(examples),
     "mel": float(np.mean([mel_distance(*p) for p in pairs])),
     "si_sdr": float(np.mean([si_sdr(*p) for p in pairs])),
+    **_heard_pitch(pairs),
     **usage(codes, vectors.shape[1]),
   }
   if oracle is not None and all(e.utterance for e in examples):
@@ -188,6 +191,7 @@ def describe(found: dict[str, Any]) -> str:
     f"{found['examples']} clips",
     f"mel distance     {found['mel']:.3f}",
     f"SI-SDR           {found['si_sdr']:.2f} dB",
+    *_pitch_line(found),
     f"perplexity       {row(found['perplexity'], '.0f')} (codes in use: {row(found['used'], 'd')})",
   ]
   for name, value in found.get("oracle", {}).items():
@@ -199,6 +203,13 @@ def describe(found: dict[str, Any]) -> str:
       chance = found["probes"][f"{name}_chance"][0]
       lines.append(f"probe of {name:7} {row(found['probes'][name], '.3f')} (chance {chance:.3f})")
   return "\n".join(lines)
+
+
+def _pitch_line(found: dict[str, Any]) -> list[str]:
+  if "heard_median" not in found:
+    return []
+  median, off = found["heard_median"], 100 * found["heard_off"]
+  return [f"pitch            {median:.2f} semitones (median), {off:.1f} % more than one off"]
 
 
 def write_sheet(path: pathlib.Path, done: Reconstructed, *, columns: int = 4) -> None:
@@ -233,6 +244,13 @@ def _runner(config: CodecConfig):
     return codes, decode_codes(Codec(config), params, vectors, codes)
 
   return run
+
+
+def _heard_pitch(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+  errors = np.concatenate([pitch_errors(read_pitch(b), read_pitch(a)) for a, b in pairs])
+  if not len(errors):
+    return {}
+  return {"heard_median": float(np.median(errors)), "heard_off": float((errors > 1).mean())}
 
 
 def _judged(

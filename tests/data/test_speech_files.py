@@ -130,11 +130,27 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def test_espeak_gets_the_text_and_the_voice_and_its_sound_comes_back(stand_in):
-  assert espeak.installed()
   spoken = espeak.say("--help me; rm", espeak.EspeakVoice(name="de", pitch=30, speed=200))
   assert np.array_equal(to_int16(spoken), to_int16(tone(0)))
   assert (stand_in / "heard").read_text() == "--help me; rm"
   assert (stand_in / "options").read_text().startswith("-v de -p 30 -s 200 -w ")
+
+
+def test_espeak_speaks_lines_by_voices_in_turn_into_a_folder_that_can_be_read(stand_in):
+  voices = [espeak.EspeakVoice(name=name) for name in ("en", "de")]
+  espeak.write_speech(["one", "two", "three"], voices, stand_in / "said")
+  lines = read_lines(SpeechFolder(path=str(stand_in / "said")))
+  assert [line.transcript for line in lines] == ["one", "two", "three"]
+  assert [line.speaker for line in lines] == ["en 50", "de 50", "en 50"]
+  with pytest.raises(UserError, match="there already"):
+    espeak.write_speech(["one"], voices, stand_in / "said")
+
+
+def test_a_voice_that_fails_leaves_no_folder_of_speech(stand_in):
+  voices = [espeak.EspeakVoice(), espeak.EspeakVoice(name="none")]
+  with pytest.raises(UserError, match="voice none"):
+    espeak.write_speech(["one", "two"], voices, stand_in / "said")
+  assert not (stand_in / "said").exists()
 
 
 def test_espeak_that_fails_is_told_in_one_line(stand_in):
@@ -144,7 +160,6 @@ def test_espeak_that_fails_is_told_in_one_line(stand_in):
 
 def test_espeak_that_is_not_installed_is_told(monkeypatch, tmp_path):
   monkeypatch.setenv("PATH", str(tmp_path))
-  assert not espeak.installed()
   with pytest.raises(UserError, match="not installed"):
     espeak.say("a")
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 import ernie_jax
 from ernie_jax.audio.codec import CodecConfig, EncoderConfig, initial_params
@@ -19,10 +21,12 @@ from ernie_jax.audio.discriminator import DiscriminatorConfig
 from ernie_jax.audio.losses import SpectraConfig
 from ernie_jax.audio.quantizer import RvqConfig
 from ernie_jax.audio.teacher import LabelTeacher
+from ernie_jax.data.audio import read_audio, to_int16, write_audio
 from ernie_jax.data.speech_batches import UNKNOWN, SoundConfig, SpeechBatch, SpeechBatches
 from ernie_jax.data.speech_example import SpeechExample
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate import codec as evaluate
+from ernie_jax.evaluate import sound
 from ernie_jax.train import audio_codec_run, codec_io, stages
 from ernie_jax.train.audio_codec import CodecLossConfig, CodecTask
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -153,15 +157,16 @@ def from_file(arg):
 
 
 @pytest.mark.parametrize(
-  "arg, kind, levels", [("", "source_filter", 4), ("general", "istft", 4), ("tiny", None, 4)]
+  ("arg", "kind"),
+  [("", "source_filter"), ("general", "istft"), ("general,adversary", "istft"), ("tiny", None)],
 )
-def test_the_experiment_builds_with_its_arguments(arg, kind, levels):
+def test_the_experiment_builds_with_its_arguments(arg, kind):
   e = from_file(arg)
+  levels = e.codec.quantizer.levels
   assert kind in (None, e.codec.decoder.kind)
-  assert e.codec.quantizer.levels == levels
   shapes = jax.eval_shape(lambda: nn.unbox(audio_codec_run.make_task(e).init(jax.random.key(0))))
   assert shapes[1].vectors.shape == (levels, e.codec.quantizer.codes, e.codec.quantizer.width)
-  assert ("discriminator" in shapes[0]) == (arg == "general")
+  assert ("discriminator" in shapes[0]) == ("adversary" in arg)
 
 
 def test_unknown_arguments_are_refused():
@@ -212,6 +217,19 @@ def test_an_experiment_runs_resumes_and_is_read_back(tmp_path, capsys):
   with pytest.raises(UserError, match=r"config\.loss\.mel was 1\.0, is 2\.0"):
     audio_codec_run.run_experiment(other, tmp_path / "run")
 
+  for number, hz in enumerate((110, 220)):
+    tone = 0.3 * np.sign(np.sin(2 * np.pi * hz * np.arange(8000) / 16_000))
+    write_audio(tmp_path / "tones" / f"{number}.wav", tone)
+  capsys.readouterr()
+  flags.FLAGS.mark_as_parsed()
+  said = dict(workdir=str(tmp_path / "run"), sound=str(tmp_path / "tones"))
+  with flagsaver.flagsaver(**said, json=str(tmp_path / "tones.json"), rebuilt=str(tmp_path / "r")):
+    sound.main([])
+  heard = json.loads((tmp_path / "tones.json").read_text())
+  assert heard["examples"] == 2 and heard["mel"] > 0 and "oracle" not in heard
+  assert "2 clips" in capsys.readouterr().out
+  assert len(read_audio(tmp_path / "r" / "000001.wav")) == 8000
+
   on = dataclasses.replace(e, start=str(tmp_path / "run"))
   start = audio_codec_run.first_start(on)
   np.testing.assert_array_equal(start.codebooks.vectors, codec_io.load_codec(on.start).vectors)
@@ -244,6 +262,23 @@ def test_impossible_values_are_told_in_one_line(change, message):
     config[section].update(values)
   with pytest.raises(UserError, match=message):
     audio_codec_run.build_experiment(config)
+
+
+def test_pitch_that_comes_back_is_measured_where_both_are_voiced():
+  time = np.arange(16_000) / 16_000
+  tone = lambda hz: 0.3 * np.sign(np.sin(2 * np.pi * hz * time)).astype(np.float32)
+  examples = [SpeechExample(waveform=to_int16(tone(120)))] * 2
+  vectors = np.zeros((1, 4, 2), np.float32)
+
+  def heard(*after):
+    codes = [np.zeros((3, 1), int)] * 2
+    done = evaluate.Reconstructed([tone(120)] * 2, list(after), codes)
+    return evaluate.score(done, examples, vectors)
+
+  found = heard(tone(120), tone(180))  # a fifth above: seven semitones
+  assert found["heard_off"] == pytest.approx(0.5, abs=0.05)
+  assert heard(tone(180), tone(180))["heard_median"] == pytest.approx(7.02, abs=0.1)
+  assert "heard_median" not in heard(0 * time, 0 * time)
 
 
 def test_distortion_ignores_scale_and_counts_noise():
