@@ -1,0 +1,271 @@
+"""Stages one after another, each in a folder of its own; what is finished is not done again.
+
+    config.stage = "pipeline"
+    config.stages = {"codec": <an audio codec's config>, "joint": <the unified model's config>}
+    config.stages.joint.audio.codec = "@codec"
+
+A value "@NAME" stands for the folder of another stage (and "@NAME/FILE" for a file in it), so references say what
+is made from what, and in which order. WORKDIR/pipeline.json says of each stage what it was made of: its config and
+the identities of the stages it refers to. A stage is *stale* where that is no longer so. It and all that is made
+from it run again from the start, and the old folder is kept aside, since it may have cost hours.
+"""
+
+import contextlib
+import dataclasses
+import graphlib
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from ernie_jax import config as config_lib
+from ernie_jax.errors import UserError
+from ernie_jax.sharding.mesh import MeshConfig
+from ernie_jax.train import stages
+from ernie_jax.train.stage_io import first_difference
+from ernie_jax.whole_file import written_whole
+
+STAGE = "pipeline"
+RECORD, ASIDE = "pipeline.json", "stale"
+# What a stage may change without being another: where, how fast, how often something is told or kept.
+_FREE = ("data_dir", "cache_mb", "prefetch", "threads", "oracle_dir", "mesh", "remat", "scan")
+_FREE += ("log_every", "evaluate_every", "checkpoint_every", "keep_latest", "keep_every", "profile")
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineExperiment:
+  """Everything that a pipeline is.
+
+  Attributes:
+    name: for people.
+    stages: the config of each stage by name, with its references, in an order that can be run.
+  """
+
+  name: str
+  stages: Mapping[str, dict[str, Any]]
+
+  @property
+  def mesh(self) -> MeshConfig:
+    """The mesh of the stage that simulates the most devices: a process simulates a number once."""
+    meshes = [_build(name, values).mesh for name, values in self.stages.items()]
+    return max(meshes, key=lambda mesh: mesh.simulated_devices)
+
+  def made_from(self, name: str) -> tuple[str, ...]:
+    """The stages that a stage refers to."""
+    return tuple(dict.fromkeys(_references(self.stages[name])))
+
+
+def build_experiment(values: Any) -> PipelineExperiment:
+  """Checks a whole config, that of every stage included.
+
+  Raises:
+    UserError: naming the key; a reference to no stage, or stages that are made from each other.
+  """
+  values = config_lib.to_dict(values)
+  if unknown := sorted(set(values) - {"name", "stage", "stages"}):
+    raise UserError(f"unknown config key config.{unknown[0]}; known keys: name, stage, stages")
+  found = values.get("stages")
+  if not isinstance(found, dict) or not found:
+    raise UserError("config.stages must be a group of configs by name")
+  graph = {}
+  for name, one in sorted(found.items()):
+    graph[name] = sorted(set(_references(one)))
+    if unknown := [other for other in graph[name] if other not in found]:
+      raise UserError(f"config.stages.{name} refers to @{unknown[0]}, and there is no such stage")
+  try:
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+  except graphlib.CycleError as e:
+    raise UserError(f"config.stages are made from each other: {' <- '.join(e.args[1])}") from e
+  for name in order:
+    _build(name, found[name])
+  return PipelineExperiment(
+    name=values.get("name", STAGE), stages={name: found[name] for name in order}
+  )
+
+
+def run_experiment(
+  experiment: PipelineExperiment,
+  workdir: pathlib.Path,
+  *,
+  only: Sequence[str] = (),
+  force: Sequence[str] = (),
+) -> None:
+  """Runs every stage that is not finished.
+
+  Args:
+    experiment: see `PipelineExperiment`.
+    workdir: the folder of the stages' folders.
+    only: stages to run, and no others; what they are made from must be finished.
+    force: stages to run again although they are finished.
+
+  Raises:
+    UserError: no such stage, one of `only` is made from what is not finished, or whatever a stage raises.
+    Stopped: after SIGTERM.
+  """
+  for flag, names in (("only", only), ("force", force)):
+    if unknown := [name for name in names if name not in experiment.stages]:
+      known = ", ".join(experiment.stages)
+      raise UserError(f"--{flag}: there is no stage {unknown[0]}; there are {known}")
+  chosen = tuple(only) or tuple(experiment.stages)
+  for name in experiment.stages:
+    if name in chosen:
+      _run_stage(experiment, workdir, name, forced=name in force)
+
+
+def identity(
+  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
+) -> str:
+  """What a stage is made of: its config, and which run of which stages it refers to, by the record."""
+  own = json.dumps(_without_free(experiment.stages[name]), sort_keys=True)
+  others = [
+    f"{identity(experiment, other, record)} {record.get(other, {}).get('run', 0)}"
+    for other in experiment.made_from(name)
+  ]
+  return hashlib.sha256("/".join([own, *others]).encode()).hexdigest()[:16]
+
+
+def read_record(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """What WORKDIR/pipeline.json says of each stage.
+
+  That is its `identity` and `config`, the number of its `run` (from the start), whether it is `finished`, and
+  the `seconds` that it took.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  path = workdir / RECORD
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as e:
+    raise UserError(f"cannot read {path}: {e}") from e
+
+
+def _run_stage(
+  experiment: PipelineExperiment, workdir: pathlib.Path, name: str, *, forced: bool
+) -> None:
+  record = read_record(workdir)
+  for other in experiment.made_from(name):
+    one = record.get(other, {})
+    if not (one.get("finished") and one["identity"] == identity(experiment, other, record)):
+      raise UserError(f"--only: {name} is made from {other}, which is not finished")
+  me, old = identity(experiment, name, record), record.get(name)
+  if old and (forced or old["identity"] != me):
+    why = "is run again as asked" if forced else f"is stale: {_change(experiment, name, old)}"
+    aside = _put_aside(workdir, name, old["run"])
+    _tell(f"{name} {why}" + (f"; what was there is kept in {aside}" if aside else ""))
+    entry = {"run": old["run"] + 1, "seconds": 0.0}
+  elif old and old["finished"]:
+    _tell(f"{name} is finished, in {old['seconds']:.0f} s")
+    return
+  else:
+    _tell(f"{name} {'goes on' if old else 'begins'}")
+    entry = {name: old[name] for name in ("run", "seconds")} if old else {"run": 1, "seconds": 0.0}
+  entry |= {"identity": me, "config": experiment.stages[name], "finished": False}
+  _write(workdir, name, entry)
+  _timed(experiment, workdir, name, entry)
+  jax.clear_caches()  # a stage's programs are of no use to the next one
+
+
+def _timed(
+  experiment: PipelineExperiment, workdir: pathlib.Path, name: str, entry: dict[str, Any]
+) -> None:
+  """Runs a stage and adds to its entry how long it took, also where it did not come to its end."""
+  values = _resolved(experiment.stages[name], lambda reference: str(workdir / reference))
+  stage, began = stages.stage_of(values), time.monotonic()
+  finished = False
+  try:
+    with _whole_keys(name):
+      stage.run(stage.build(values), workdir / name)
+    finished = True
+  finally:
+    seconds = entry["seconds"] + time.monotonic() - began
+    _write(workdir, name, entry | {"finished": finished, "seconds": seconds})
+
+
+def _build(name: str, values: dict[str, Any]) -> Any:
+  """A stage's experiment, its references as they are."""
+  with _whole_keys(name):
+    return stages.stage_of(values).build(values)
+
+
+@contextlib.contextmanager
+def _whole_keys(name: str) -> Iterator[None]:
+  """Messages of a stage name its keys as they are in the pipeline's config."""
+  try:
+    yield
+  except UserError as e:
+    raise UserError(re.sub(r"\bconfig\.(?!json)", f"config.stages.{name}.", str(e))) from e
+
+
+def _change(experiment: PipelineExperiment, name: str, old: Mapping[str, Any]) -> str:
+  """Why a stage is stale."""
+  now = experiment.stages[name]
+  if found := first_difference(old["config"], now, f"config.stages.{name}", _FREE):
+    return found
+  made_from = " and ".join(experiment.made_from(name))
+  return f"it is made from {made_from}, which changed"
+
+
+def _put_aside(workdir: pathlib.Path, name: str, run: int) -> pathlib.Path | None:
+  """Moves a stage's folder to where it is in no one's way; None where there is none."""
+  target = workdir / ASIDE / f"{name}-{run}"
+  if not (workdir / name).exists():
+    return None
+  if jax.process_index() == 0:
+    target.parent.mkdir(exist_ok=True)
+    shutil.move(workdir / name, target)
+  _together("aside")
+  return target
+
+
+def _write(workdir: pathlib.Path, name: str, entry: dict[str, Any]) -> None:
+  if jax.process_index() == 0:
+    record = read_record(workdir) | {name: entry}
+    with written_whole(workdir / RECORD) as part:
+      part.write_text(json.dumps(record, indent=2) + "\n")
+  _together("record")
+
+
+def _together(what: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def _tell(line: str) -> None:
+  if jax.process_index() == 0:
+    print(f"stage {line}", flush=True)
+
+
+def _references(values: Any) -> Iterator[str]:
+  """The names of the stages that values refer to."""
+  if isinstance(values, dict):
+    values = list(values.values())
+  if isinstance(values, list):
+    for value in values:
+      yield from _references(value)
+  elif isinstance(values, str) and values.startswith("@"):
+    yield values[1:].partition("/")[0]
+
+
+def _resolved(values: Any, place) -> Any:
+  """Values with every "@NAME" replaced by `place("NAME")`."""
+  if isinstance(values, dict):
+    return {key: _resolved(value, place) for key, value in values.items()}
+  if isinstance(values, list):
+    return [_resolved(value, place) for value in values]
+  return place(values[1:]) if isinstance(values, str) and values.startswith("@") else values
+
+
+def _without_free(values: Any) -> Any:
+  if isinstance(values, dict):
+    return {key: _without_free(v) for key, v in values.items() if key not in _FREE}
+  return [_without_free(v) for v in values] if isinstance(values, list) else values

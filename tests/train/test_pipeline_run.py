@@ -1,0 +1,171 @@
+"""Stages one after another: what runs, what is finished, what is stale, and what is told of mistakes."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from ernie_jax import config as config_lib
+from ernie_jax.errors import UserError
+from ernie_jax.sharding.mesh import MeshConfig
+from ernie_jax.train import pipeline_run, stages
+from ernie_jax.train.experiment import default_config
+from ernie_jax.train.model_io import load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+  """A stage that writes down what it reads."""
+
+  stage: str = "note"
+  text: str = ""
+  reads: str = ""
+  log_every: int = 1
+  mesh: MeshConfig = MeshConfig()
+
+
+@pytest.fixture
+def ran(monkeypatch):
+  """Names of the folders that notes were written in; a text of "fails" fails once."""
+  done = []
+
+  def run(note: Note, workdir: pathlib.Path) -> None:
+    done.append(workdir.name)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if note.text == "fails" and not (workdir / "tried").exists():
+      (workdir / "tried").write_text("")
+      raise UserError("no luck")
+    before = (pathlib.Path(note.reads) / "note").read_text() if note.reads else ""
+    (workdir / "note").write_text(before + note.text)
+
+  build = lambda values: config_lib.build(Note, dict(values), path="config")
+  known = stages.stage_of
+  note = lambda values: values.get("stage") == "note"
+  of = lambda values: stages.Stage(build, run) if note(values) else known(values)
+  monkeypatch.setattr(stages, "stage_of", of)
+  return done
+
+
+def pipeline(**changes):
+  """`c` is made from `b`, that from `a`; `alone` from nothing."""
+  made = {
+    "a": {"stage": "note", "text": "A"},
+    "alone": {"stage": "note"},
+    "c": {"stage": "note", "reads": "@b", "text": "C"},
+    "b": {"stage": "note", "reads": "@a", "text": "B"},
+  }
+  for name, values in changes.items():
+    made[name] = made[name] | values
+  return pipeline_run.build_experiment({"stage": "pipeline", "name": "p", "stages": made})
+
+
+def test_stages_run_after_what_they_are_made_from_and_once(tmp_path, ran, capsys):
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  assert sorted(ran) == ["a", "alone", "b", "c"] and ran.index("a") < ran.index("b")
+  assert (tmp_path / "c" / "note").read_text() == "ABC"
+  ran.clear()
+  pipeline_run.run_experiment(pipeline(a={"log_every": 7}), tmp_path)  # how often it tells
+  assert not ran
+  assert "stage c is finished" in capsys.readouterr().out
+  record = pipeline_run.read_record(tmp_path)
+  assert all(one["finished"] and one["seconds"] >= 0 for one in record.values())
+
+
+def test_a_changed_stage_and_what_is_made_from_it_run_again_and_the_old_is_kept(
+  tmp_path, ran, capsys
+):
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  ran.clear()
+  pipeline_run.run_experiment(pipeline(b={"text": "X"}), tmp_path)
+  assert ran == ["b", "c"]
+  assert (tmp_path / "c" / "note").read_text() == "AXC"
+  assert (tmp_path / "stale" / "c-1" / "note").read_text() == "ABC"
+  said = capsys.readouterr().out
+  assert "stage b is stale: config.stages.b.text was 'B', is 'X'" in said
+  assert "stage c is stale: it is made from b, which changed" in said
+
+
+def test_a_forced_stage_makes_what_is_made_from_it_stale(tmp_path, ran):
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  ran.clear()
+  pipeline_run.run_experiment(pipeline(), tmp_path, force=["b"])
+  assert ran == ["b", "c"]
+  pipeline_run.run_experiment(pipeline(), tmp_path, force=["b"])
+  assert sorted(p.name for p in (tmp_path / "stale").iterdir()) == ["b-1", "b-2", "c-1", "c-2"]
+
+
+def test_a_stage_runs_alone_if_what_it_is_made_from_is_finished(tmp_path, ran):
+  with pytest.raises(UserError, match="--only: b is made from a, which is not finished"):
+    pipeline_run.run_experiment(pipeline(), tmp_path, only=["b"])
+  pipeline_run.run_experiment(pipeline(), tmp_path, only=["a"])
+  pipeline_run.run_experiment(pipeline(), tmp_path, only=["b"])
+  assert ran == ["a", "b"]
+  with pytest.raises(UserError, match="which is not finished"):
+    pipeline_run.run_experiment(pipeline(a={"text": "Y"}), tmp_path, only=["b"])
+
+
+def test_a_stage_that_failed_goes_on(tmp_path, ran, capsys):
+  made = pipeline(b={"text": "fails"})
+  with pytest.raises(UserError, match="no luck"):
+    pipeline_run.run_experiment(made, tmp_path)
+  assert not pipeline_run.read_record(tmp_path)["b"]["finished"]
+  pipeline_run.run_experiment(made, tmp_path)
+  assert "stage b goes on" in capsys.readouterr().out
+  assert (tmp_path / "c" / "note").read_text() == "AfailsC"
+  assert not (tmp_path / "stale").exists()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(a={"reads": "@nobody"}), "config.stages.a refers to @nobody"),
+    (dict(a={"reads": "@c"}), "made from each other"),
+    (dict(a={"txet": ""}), r"config\.stages\.a\.txet; did you mean config\.stages\.a\.text"),
+    (dict(a={"stage": "nothing"}), r"config\.stages\.a\.stage must be one of"),
+  ],
+)
+def test_mistakes_of_a_config_name_the_key(ran, change, message):
+  with pytest.raises(UserError, match=message) as e:
+    pipeline(**change)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("flag", ["only", "force"])
+def test_an_unknown_stage_names_the_flag(tmp_path, ran, flag):
+  with pytest.raises(UserError, match=f"--{flag}: there is no stage d; there are a, "):
+    pipeline_run.run_experiment(pipeline(), tmp_path, **{flag: ["d"]})
+
+
+def test_a_damaged_record_is_told_in_one_line(tmp_path, ran):
+  (tmp_path / "pipeline.json").write_text("{")
+  with pytest.raises(UserError, match=r"cannot read .*pipeline\.json"):
+    pipeline_run.run_experiment(pipeline(), tmp_path)
+
+
+def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir):
+  model = default_config()
+  model.model.update(vocab_size=384, depth=1, width=16, heads=2, kv_heads=1, head_dim=8)
+  model.model.update(experts=2, top_k=1, expert_width=8, shared_width=8)
+  model.elastic.update(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
+  data = {"sources": ({"path": str(corpus_dir), "validation_percent": 20.0},)}
+  data |= {"data_dir": str(tmp_path / "data"), "row_length": 32, "rows_per_batch": 2}
+  model.data.update(data)
+  model.train.update(steps=2, log_every=1, checkpoint_every=2)
+  model.evaluation.update(rows=1, prompt="")
+  model.mesh.data = 1
+  model.text.tokenizer = "@text/tokenizer.model"
+  text = {"stage": "text_tokenizer", "vocab_size": 384, "training_chars": 20_000, "data": data}
+  made = {"stage": "pipeline", "name": "p", "stages": {"model": model, "text": text}}
+  model.mesh.data = 3
+  with pytest.raises(UserError, match=r"config\.stages\.model\.mesh\.data"):
+    pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  model.mesh.data = 1
+  pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  saved = load_model(tmp_path / "run" / "model")
+  assert saved.step == 2 and saved.tokenizer.vocab_size == 384
+  assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
+  pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  other = made | {"stages": {"text": text | {"vocab_size": 380}, "model": model}}
+  pipeline_run.run_experiment(pipeline_run.build_experiment(other), tmp_path / "run", only=["text"])
+  assert (tmp_path / "run" / "stale" / "text-1" / "tokenizer.model").exists()
