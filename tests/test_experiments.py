@@ -6,12 +6,14 @@ import pathlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 import ernie_jax
 from ernie_jax.backbone.parameters import model_cost
 from ernie_jax.sequence import Text, lay_out, pack
+from ernie_jax.train import stages
 from ernie_jax.train.experiment import Experiment, build_experiment
 from ernie_jax.train.optimizer import make_optimizer
 from ernie_jax.train.pretrain import Pretrain
@@ -21,14 +23,19 @@ from ernie_jax.train.step import make_step
 
 FOLDER = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments"
 OTHER_STAGES = {"visual_tokenizer", "audio_codec"}  # tested with their stage
-FILES = sorted(f for f in FOLDER.glob("*.py") if f.stem not in OTHER_STAGES)
+PIPELINES = {"joint"}
+FILES = sorted(f for f in FOLDER.glob("*.py") if f.stem not in OTHER_STAGES | PIPELINES)
 
 
-def load(path: pathlib.Path, arg: str) -> Experiment:
+def read(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return build_experiment(module.get_config(arg))
+  return module.get_config(arg)
+
+
+def load(path: pathlib.Path, arg: str) -> Experiment:
+  return build_experiment(read(path, arg))
 
 
 def parts(e: Experiment):
@@ -70,7 +77,21 @@ def test_an_experiment_trains_a_shrunk_step(path):
   assert moved["embed"]["embedding"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_an_unknown_argument_is_refused(path):
+@pytest.mark.parametrize("arg", ["", "tiny"])
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_a_pipeline_builds_in_an_order_that_can_be_run(name, arg):
+  pipeline = stages.stage_of(values := read(FOLDER / f"{name}.py", arg)).build(values)
+  order = list(pipeline.stages)
+  for stage in order:
+    assert all(order.index(other) < order.index(stage) for other in pipeline.made_from(stage))
+  model = build_experiment(values.stages.model)
+  assert set(pipeline.made_from("model")) == set(order) - {"pictures", "model"}
+  task, optimizer, _ = parts(model)
+  params = shape_of(task, optimizer, model.seed).params
+  assert {"vision", "audio"} <= set(params)
+
+
+@pytest.mark.parametrize("name", sorted(f.stem for f in FILES) + sorted(PIPELINES))
+def test_an_unknown_argument_is_refused(name):
   with pytest.raises(ValueError, match="unknown argument 'tinny'"):
-    load(path, "tinny")
+    read(FOLDER / f"{name}.py", "tinny")

@@ -1,0 +1,71 @@
+"""One model of text, pictures, videos and speech, and the tokenizers that it stands on: a pipeline of stages.
+
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/joint.py --workdir=runs/joint
+
+Stages: `text` (its tokenizer), `pictures` and `frames` (the visual tokenizer, of pictures, then inflated to videos),
+`codec` (of speech), `model` (the elastic family). The same command goes on where it stopped; `--only=NAME` runs some
+stages, `--force=NAME` some of them again, `--config.stages.NAME.KEY=VALUE` overrides any key. `:tiny` goes through
+all of it in minutes.
+"""
+
+import importlib.util
+import pathlib
+
+import ml_collections
+
+from ernie_jax.backbone.config import AudioConfig
+from ernie_jax.data.speech_rows import SpeechDataConfig
+from ernie_jax.data.text_files import TextSource
+from ernie_jax.data.world.speech_set import SpeechSource
+from ernie_jax.train import text_tokenizer_run
+from ernie_jax.train.experiment import plain
+
+
+def get_config(arg: str = ""):
+  """arg: "" or "tiny"."""
+  if arg not in ("", "tiny"):
+    raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
+  model = _model(arg)
+  text = text_tokenizer_run.default_config()
+  text.data = model.data
+  text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
+  frames = _config_of("visual_tokenizer", f"video,{arg}")
+  frames.start = "@pictures"
+  stages = {
+    "text": text,
+    "pictures": _config_of("visual_tokenizer", arg),
+    "frames": frames,
+    "codec": _config_of("audio_codec", arg),
+    "model": model,
+  }
+  return ml_collections.ConfigDict({"name": "joint", "stage": "pipeline", "stages": stages})
+
+
+def _model(arg: str) -> ml_collections.ConfigDict:
+  """The model of `vision.py`, with the heads of `speech.py` and text of programs."""
+  config, speech = _config_of("vision", arg), _config_of("speech", arg)
+  config.name = "joint"
+  tiny = arg == "tiny"
+  config.model.update(depth=speech.model.depth, top_layers=speech.model.top_layers)
+  config.model.audio = plain(AudioConfig(**speech.model.audio))
+  config.elastic.update(min_depth=speech.elastic.min_depth, members=speech.elastic.members)
+  worlds = tuple(SpeechSource(**world) for world in speech.data.speech.worlds)
+  config.data.speech = plain(SpeechDataConfig(worlds=worlds, weight=0.5))
+  config.data.sources = (plain(TextSource(weight=0.2)),)
+  config.data.bpe_dropout = speech.data.bpe_dropout
+  if not tiny:
+    config.model.vocab_size = 1024
+  config.objective.audio_weight = speech.objective.audio_weight
+  config.text.tokenizer = "@text/tokenizer.model"
+  config.vision.tokenizer = "@frames"
+  config.audio.codec = "@codec"
+  return config
+
+
+def _config_of(name: str, arg: str) -> ml_collections.ConfigDict:
+  """The config of another file of this folder."""
+  path = pathlib.Path(__file__).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)
