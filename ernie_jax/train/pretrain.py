@@ -21,6 +21,7 @@ from ernie_jax.backbone.inputs import LayerStats
 from ernie_jax.backbone.router import update_bias
 from ernie_jax.elastic.family import ElasticConfig, sample
 from ernie_jax.model import UnifiedModel, initial_bias
+from ernie_jax.objectives import balance
 from ernie_jax.objectives.audio import audio_loss
 from ernie_jax.objectives.history import HistoryConfig, SoundHistoryConfig, misheard
 from ernie_jax.objectives.text import text_loss
@@ -43,6 +44,9 @@ class ObjectiveConfig:
     mtp_weight: weight of multi-token prediction before `mtp_switch` (report: 0.3).
     mtp_final_weight: after it (report: 0.1, in mid-training).
     mtp_switch: the step of the change; at or past the last step it never comes.
+    rescale: whether the loss of each modality is divided by its running mean, see `objectives.balance`; its
+      weight then multiplies a number near 1.
+    rescale_decay: of that mean, each step.
     text_weight: weight of the text loss, in nats per token.
     vision_weight: weight of the loss of pictures and videos, in nats per bit.
     history: errors put into the pictures and videos that predictions stand on.
@@ -54,6 +58,8 @@ class ObjectiveConfig:
   mtp_weight: float = 0.3
   mtp_final_weight: float = 0.1
   mtp_switch: int = 1 << 30
+  rescale: bool = False
+  rescale_decay: float = 0.99
   text_weight: float = 1.0
   vision_weight: float = 1.0
   history: HistoryConfig = HistoryConfig()
@@ -66,6 +72,8 @@ class ObjectiveConfig:
     for name in names:
       if getattr(self, name) < 0:
         raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+    if not 0 <= self.rescale_decay < 1:
+      raise ValueError(f"rescale_decay must be in [0, 1), got {self.rescale_decay}")
     if self.level_weights and not (min(self.level_weights) >= 0 < sum(self.level_weights)):
       raise ValueError(
         f"level_weights must not be negative, and not all 0, got {list(self.level_weights)}"
@@ -83,12 +91,14 @@ class Variables:
     tokenizer: parameters of the frozen visual tokenizer, so that a checkpoint has all that generation
       needs; None without vision.
     codec: the same of the audio codec: `params` and `vectors`.
+    means: of the modalities' losses; None where these are not rescaled.
   """
 
   bias: Float[Array, "N E"]
   usage: Float[Array, "N E"]
   tokenizer: Any = None
   codec: Any = None
+  means: balance.RunningMeans | None = None
 
 
 def initial_variables(model: ModelConfig, tokenizer: Any = None, codec: Any = None) -> Variables:
@@ -130,7 +140,16 @@ class Pretrain:
       understand = media_lib.initial_understanding(self.vision.config, self.config.width, own)
       params = {**params, "understand": understand}
       tokenizer = jax.tree.map(jnp.asarray, self.vision.tokenizer)
-    return params, initial_variables(self.config, tokenizer, codec)
+    variables = initial_variables(self.config, tokenizer, codec)
+    if self.objective.rescale:
+      variables = variables.replace(means=balance.no_means(self.modalities))
+    return params, variables
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    """The losses that there are, by the names of their metrics."""
+    vision, audio = ("bits",) * (self.vision is not None), ("codes",) * (self.speech is not None)
+    return ("text", *vision, *audio)
 
   def loss(
     self, params: Any, variables: Variables, batch: Row | MediaRow, key: Array, step: Array
@@ -162,31 +181,35 @@ class Pretrain:
       {"params": params}, row, variables.bias, active, media=media, audio=audio
     )
     text = text_loss(output, row, params, c)
-    total = o.text_weight * text.next_token
-    metrics = {"loss/text": text.next_token, **balance_metrics(output.stats, c)}
+    metrics = balance_metrics(output.stats, c)
+    losses, counts = {"text": text.next_token}, {"text": text.tokens}
     if encoded is not None:
       bits = vision_loss(output, row, encoded.targets, media.start, params, c)
-      total += o.vision_weight * bits.bits
-      metrics |= {
-        "loss/bits": bits.bits,
-        "bits/by_scale": bits.by_scale,
-        "bits/accuracy": bits.accuracy,
-      }
+      losses["bits"], counts["bits"] = bits.bits, bits.elements
+      metrics |= {"bits/by_scale": bits.by_scale, "bits/accuracy": bits.accuracy}
     if audio is not None:
       codes = audio_loss(output, row, audio.codes, params, c, level_weights=o.level_weights)
-      total += o.audio_weight * codes.codes
-      metrics |= {"loss/codes": codes.codes, "codes/by_level": codes.by_level}
+      losses["codes"], counts["codes"] = codes.codes, codes.frames
+      metrics |= {"codes/by_level": codes.by_level}
+    metrics |= {f"loss/{name}": loss for name, loss in losses.items()}
+    weighed = losses
+    if variables.means is not None:
+      weighed = balance.rescaled(variables.means, losses)
+      metrics |= {f"rescaled/{name}": loss for name, loss in weighed.items()}
+    weights = {"text": o.text_weight, "bits": o.vision_weight, "codes": o.audio_weight}
+    total = sum(weights[name] * loss for name, loss in weighed.items())
     if c.mtp_depth:
       weight = jnp.where(step < o.mtp_switch, o.mtp_weight, o.mtp_final_weight)
-      total += o.text_weight * weight * text.further.mean()
+      scale = jax.lax.stop_gradient(weighed["text"] / jnp.maximum(losses["text"], 1e-9))
+      total += o.text_weight * weight * scale * text.further.mean()
       metrics |= {"loss/mtp": text.further.mean(), "mtp_weight": weight}
     for name in ("balance_loss", "z_loss"):
       if weight := getattr(c.router, name):
         value = getattr(output.stats, name)[c.dense_layers :].mean()
         total += weight * value
         metrics[f"router/{name}"] = value
-    counts = {"load": output.stats.load, "tokens": text.tokens}
-    return Loss(loss=total, metrics=metrics, counts=counts)
+    seen = {"load": output.stats.load, "losses": balance.observed(losses, counts)}
+    return Loss(loss=total, metrics=metrics, counts=seen)
 
   def update(self, variables: Variables, counts: Any, step: Array) -> Variables:
     """Moves the bias towards balance and the measured use towards this step's."""
@@ -194,7 +217,11 @@ class Pretrain:
     total = load.sum(-1, keepdims=True)
     share = load / jnp.maximum(total, 1.0)
     usage = USAGE_DECAY * variables.usage + (1 - USAGE_DECAY) * share
+    means = variables.means
+    if means is not None:
+      means = balance.updated(means, counts["losses"], decay=self.objective.rescale_decay)
     return variables.replace(
+      means=means,
       bias=update_bias(variables.bias, load, rate=self.config.router.bias_rate),
       usage=jnp.where(total > 0, usage, variables.usage),
     )

@@ -108,6 +108,21 @@ def test_the_weight_of_mtp_changes_at_its_step():
     assert float(out.loss) == pytest.approx(float(total), rel=1e-6)
 
 
+def test_rescaled_losses_are_told_beside_the_raw_ones_and_their_means_follow():
+  task, params, _ = fresh(PLAIN)
+  task.objective = ObjectiveConfig(rescale=True)
+  variables = jax.jit(task.init)(jax.random.key(0))[1]
+  loss = jax.jit(lambda v: task.loss(params, v, rows(0), jax.random.key(0), jnp.asarray(0)))
+  first = loss(variables)
+  raw, scaled = first.metrics["loss/text"], first.metrics["rescaled/text"]
+  assert float(scaled) == pytest.approx(1.0) and float(raw) > 2
+  after = task.update(variables, first.counts, 0)
+  np.testing.assert_allclose(after.means.total["text"], raw, rtol=1e-6)
+  again = loss(after)
+  want = (raw + 0.3 * again.metrics["loss/mtp"]) / raw
+  assert float(again.loss) == pytest.approx(float(want), rel=1e-5)
+
+
 def test_the_bias_moves_a_skewed_router_towards_balance():
   model = dataclasses.replace(MODEL, router=RouterConfig(bias_rate=0.005), mtp_depth=0)
   task, params, variables = fresh(PLAIN, model)
