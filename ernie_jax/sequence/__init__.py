@@ -8,10 +8,10 @@ Parts (`parts.py`): `Text`, `ContextMedia`, `VisionTarget`, `Audio`, `Voice`; `P
 `join`. Rows with slots of pictures and videos: `RowBuilder`, `MediaRow` (`media.py`); with codes
 of sound and voices: `Clip`, `Speaker`, `Sound` (`sound.py`). The struct itself: `Row`, `Kind`, `empty_row`
 (`row.py`, which states the conventions). The attention rule on the host: `visible`, `visible_reference` (`rule.py`). `SpecialToken`, `RESERVED_IDS`
-(`special.py`). A table for people: `describe` (`draw.py`).
+(`special.py`). For people: a table, `describe`, and who sees whom, `picture` (`draw.py`).
 """
 
-from ernie_jax.sequence.draw import describe
+from ernie_jax.sequence.draw import describe, picture
 from ernie_jax.sequence.layout import LayoutOptions, lay_out, scale_coordinates
 from ernie_jax.sequence.media import (
   NO_SLOTS,
@@ -60,6 +60,7 @@ __all__ = [
   "lay_out",
   "pack",
   "pad",
+  "picture",
   "predicts_audio",
   "scale_coordinates",
   "silence",

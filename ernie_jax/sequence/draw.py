@@ -1,7 +1,21 @@
-"""A row as a table a person can read, for documentation and for looking at what a pipeline made."""
+"""A row as a table a person can read, and what its positions see as a picture: for documentation, and for
+looking at what a pipeline made."""
+
+import numpy as np
+from jaxtyping import UInt8
 
 from ernie_jax.sequence.row import Kind, Row
+from ernie_jax.sequence.rule import visible
 from ernie_jax.sequence.special import SpecialToken
+
+_COLOURS = {
+  Kind.PAD: (235, 235, 235),
+  Kind.TEXT: (76, 114, 176),
+  Kind.VISION_CONTEXT: (129, 114, 179),
+  Kind.VISION_TARGET: (221, 132, 82),
+  Kind.AUDIO: (85, 168, 104),
+  Kind.VOICE: (140, 140, 60),
+}
 
 _COLUMNS = (
   "pos",
@@ -29,6 +43,25 @@ def describe(row: Row) -> str:
   if padding:
     text.append(f"... {padding} positions of padding")
   return "\n".join(text)
+
+
+def picture(row: Row, *, cell: int = 12) -> UInt8[np.ndarray, "height width 3"]:
+  """Who sees whom: a line for each query and a column for each key, `cell` pixels each.
+
+  A key that is seen has the colour of its kind (text blue, drawn media orange, media that are looked at violet,
+  sound green, a voice olive), darker within the query's own group; one that is not is white. The first line and
+  column show the kinds alone.
+  """
+  kinds = np.array([_COLOURS[Kind(int(kind))] for kind in row.kind], np.float64)
+  seen = visible(row)
+  own = (row.group[:, None] == row.group[None]) & seen
+  inner = np.where(seen[..., None], kinds[None] * np.where(own, 0.75, 1.0)[..., None], 255.0)
+  whole = np.full((row.length + 1, row.length + 1, 3), 255.0)
+  whole[1:, 1:], whole[0, 1:], whole[1:, 0] = inner, kinds, kinds
+  large = whole.repeat(cell, axis=0).repeat(cell, axis=1)
+  if cell > 2:  # a grid of thin lines
+    large[::cell] = large[:, ::cell] = 215
+  return large.astype(np.uint8)
 
 
 def _cells(row: Row, i: int) -> tuple[str, ...]:
