@@ -58,7 +58,7 @@ def get_config(arg: str = ""):
     config.model.vocab_size = 384
     config.text.training_chars = 40_000
     size = dict(depth=1, width=16, heads=2, mlp_width=32)
-  code = QuantizerConfig(sides=(1, 2, 4, 8), bits=12)
+  code = QuantizerConfig(sides=(1, 8), bits=16)
   config.model.vision = plain(code)
   vit = VitConfig(patch=4, grid=(8, 8), **size)
   understand = UnderstandConfig(vit=vit, heads=size["heads"])

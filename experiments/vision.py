@@ -32,7 +32,7 @@ def get_config(arg: str = ""):
 
   config.model.update(vocab_size=512, depth=4, width=128, heads=4, kv_heads=2, head_dim=32)
   config.model.update(experts=16, top_k=4, expert_width=64, shared_width=64)
-  config.model.vision = plain(QuantizerConfig(sides=(1, 2, 4, 8), bits=12))
+  config.model.vision = plain(QuantizerConfig(sides=(1, 8), bits=16))
   vit = VitConfig(
     patch=side // 8, grid=(8, 8), depth=2, width=64, heads=4, mlp_width=128, positions="sincos"
   )
@@ -54,7 +54,7 @@ def get_config(arg: str = ""):
     sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
   slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=1, seen_images=6, seen_videos=1)
   tasks = TaskWeights(draw=5.0, describe=4.0, answer=3.0, extend=1.0, document=0.5)
-  media = MediaDataConfig(worlds=sources, slots=slots, tasks=tasks, scale_weights="inverse_area")
+  media = MediaDataConfig(worlds=sources, slots=slots, tasks=tasks, scale_weights="uniform")
   config.data.media = plain(media)
   config.data.update(sources=(), row_length=512, rows_per_batch=8)
   config.objective.update(text_weight=0.5, vision_weight=2.0)

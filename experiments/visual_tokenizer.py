@@ -17,6 +17,10 @@ from ernie_jax.train.visual_tokenizer_run import default_config
 def get_config(arg: str = ""):
   """arg: any of "tiny", "video", "bits=N", "side=64", "textured", separated by commas."""
   config = default_config()
+  config.tokenizer.encoder_side = 1
+  # Under teacher forcing the true coarse scales tell a model of the finest one what belongs together, which
+  # it then takes from them and not from the words: with scales between these two, scenes of two objects failed.
+  config.tokenizer.quantizer.update(sides=(1, 8), bits=16)
   options = [option for option in arg.split(",") if option]
   for option in options:
     name, _, value = option.partition("=")
@@ -26,7 +30,6 @@ def get_config(arg: str = ""):
       known = "tiny, video, bits=N, side=64, textured"
       raise ValueError(f"unknown argument {option!r}; known: {known}")
 
-  config.tokenizer.encoder_side = 1
   world = {"scene": {"max_objects": 2}, "train": 12_000, "documents": 0.0}
   if "textured" not in options:  # as `vision.py` has them
     world["scene"] |= {"texture_probability": 0.0, "colour_jitter": 0, "position_jitter": 0.0}

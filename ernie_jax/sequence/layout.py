@@ -21,7 +21,7 @@ from ernie_jax.sequence import parts as parts_lib
 from ernie_jax.sequence.row import Kind, Row, empty_row, join
 from ernie_jax.sequence.special import SpecialToken
 
-_AREA_POWERS = {"inverse_sqrt_area": -0.5, "inverse_area": -1.0, "uniform": 0.0}
+_AREA_POWERS = {"inverse_sqrt_area": -0.5, "uniform": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +32,15 @@ class LayoutOptions:
     coordinates: "unit": tokens of every scale are 1 apart, h = c + i - (H_k - 1) / 2. "resized": every
       scale is spread over the extent of the largest, h = c + (i + 0.5) * H_K / H_k - 0.5 - (H_K - 1) / 2.
       Both centre-align the scales, which is all that the report says; the two readings are our choice.
-    scale_weights: token weight of scale k proportional to "inverse_sqrt_area": 1 / sqrt(area_k) (Infinity,
-      arXiv 2412.04431; the report gives no formula); "inverse_area": 1 / area_k, so that all scales weigh
-      the same; "uniform": 1. The mean is 1. Under teacher forcing the true coarse scales tell the finest
-      one what the words say; a small model that is not made to predict those learns the words last.
+    scale_weights: "inverse_sqrt_area": token weight of scale k proportional to 1 / sqrt(area_k)
+      (Infinity, arXiv 2412.04431; the report gives no formula). "uniform": 1. Both have a mean of 1.
 
   Raises:
     ValueError: another value than these.
   """
 
   coordinates: Literal["unit", "resized"] = "unit"
-  scale_weights: Literal["inverse_sqrt_area", "inverse_area", "uniform"] = "inverse_sqrt_area"
+  scale_weights: Literal["inverse_sqrt_area", "uniform"] = "inverse_sqrt_area"
 
   def __post_init__(self):
     if self.coordinates not in ("unit", "resized"):

@@ -209,7 +209,7 @@ def from_file(arg):
 
 @pytest.mark.parametrize(
   "arg, bits, frames",
-  [("", 12, 1), ("bits=8", 8, 1), ("bits=16,video", 16, 9), ("tiny,video", 12, 9)],
+  [("", 16, 1), ("bits=8", 8, 1), ("bits=12,video", 12, 9), ("tiny,video", 16, 9)],
 )
 def test_the_experiment_builds_with_its_arguments(arg, bits, frames):
   e = from_file(arg)
