@@ -218,7 +218,9 @@ def _change(experiment: PipelineExperiment, name: str, old: Mapping[str, Any]) -
 def _put_aside(workdir: pathlib.Path, name: str, run: int) -> pathlib.Path | None:
   """Moves a stage's folder to where it is in no one's way; None where there is none."""
   target = workdir / ASIDE / f"{name}-{run}"
-  if not (workdir / name).exists():
+  there = (workdir / name).exists()
+  _together("look")  # before any process moves it
+  if not there:
     return None
   if jax.process_index() == 0:
     target.parent.mkdir(exist_ok=True)
