@@ -100,9 +100,10 @@ def score(
   """All figures, ready for JSON.
 
   Returns:
-    `mel` (mean absolute difference of log mel magnitudes), `si_sdr` (dB), `heard_median` and `heard_off` (of
-    the semitones between the pitch read in the recordings and in what came back, where both are voiced: their median,
-    and the share more than one off), `perplexity` and `used` (codes) of each level; with an oracle and known utterances `oracle`, `ceiling` and `floor` (see
+    `mel` (mean absolute difference of log mel magnitudes), `si_sdr` (dB), `heard_median` and `heard_off`
+    (of the semitones between the pitch read in the recordings and in what came back, where both are
+    voiced: their median, and the share more than one off), `perplexity` and `used` (codes) of each level;
+    with an oracle and known utterances `oracle`, `ceiling` and `floor` (see
     `oracles.speech.summarise`), and `probes` where frames are labelled.
   """
   pairs = list(zip(done.before, done.after))

@@ -41,6 +41,7 @@ def training_texts(source: str, *, max_bytes: int, validation_percent: float) ->
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the command; see the module's docstring."""
   if _MAX_BYTES.value <= 0:
     raise UserError(f"--max_bytes must be positive, got {_MAX_BYTES.value}")
   start = time.monotonic()

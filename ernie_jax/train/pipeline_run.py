@@ -168,7 +168,7 @@ def _run_stage(
     return
   else:
     _tell(f"{name} {'goes on' if old else 'begins'}")
-    entry = {name: old[name] for name in ("run", "seconds")} if old else {"run": 1, "seconds": 0.0}
+    entry = {"run": old["run"], "seconds": old["seconds"]} if old else {"run": 1, "seconds": 0.0}
   entry |= {"identity": me, "config": experiment.stages[name], "finished": False}
   _write(workdir, name, entry)
   _timed(experiment, workdir, name, entry)
