@@ -4,6 +4,7 @@
 
 Arguments, separated by commas: `general` (a decoder that supposes nothing of the synthesis), `adversary`
 (discriminators from the middle of the run on: eight times the time of a step on a CPU), `tiny` (all of it in seconds).
+`--config.teacher.kind=whisper --config.teacher.path=WORKDIR` aligns the first level to a converted Whisper encoder.
 """
 
 from ernie_jax.train.audio_codec_run import default_config

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints of ERNIE 4.5 text models and of vision transformers (ViT, CLIP) in and out.
+"""Hugging Face checkpoints of ERNIE 4.5 text models and vision transformers in and out, of Whisper in.
 
 `python -m ernie_jax.convert from-hf DIR --workdir=OUT` imports DIR into a workdir that every other
 command reads. `python -m ernie_jax.convert to-hf DIR --workdir=IN` exports a workdir to DIR, in the types
@@ -8,6 +8,8 @@ half-written, and neither overwrites.
 
 import functools
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -16,13 +18,13 @@ from tqdm import tqdm
 from ernie_jax import cli
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.parameters import model_cost
-from ernie_jax.convert import files, vit_command, vit_config
+from ernie_jax.convert import files, vit_command, vit_config, whisper
 from ernie_jax.convert.ernie45 import from_hf, read_model, to_hf
 from ernie_jax.convert.tensors import DTYPES, Precision
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
+from ernie_jax.train.encoder_io import SavedEncoder, held_kind, save_encoder
 from ernie_jax.train.model_io import SavedModel, load_model, save_model
-from ernie_jax.train.vit_io import holds_vit
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Workdir of the model to write or to read.", allow_override=True
@@ -52,6 +54,9 @@ def import_checkpoint(directory: pathlib.Path, workdir: pathlib.Path) -> None:
   if config.get("model_type") in vit_config.KINDS:
     vit_command.import_vit(directory, workdir, config)
     return
+  if config.get("model_type") == whisper.KIND:
+    import_whisper(directory, workdir, config)
+    return
   tensors = files.TensorFiles(directory)
   model = read_model(config, tensors)
   print(
@@ -80,6 +85,24 @@ def import_checkpoint(directory: pathlib.Path, workdir: pathlib.Path) -> None:
   print(f"wrote {workdir}")
 
 
+def import_whisper(
+  directory: pathlib.Path, workdir: pathlib.Path, config: Mapping[str, Any]
+) -> None:
+  """Writes the encoder of the Whisper in `directory`, whose config.json is `config`, as a new workdir.
+
+  Raises:
+    UserError: the checkpoint is not whole or not supported, or `workdir` is in use.
+  """
+  tensors = files.TensorFiles(directory)
+  encoder = whisper.read_whisper(config, tensors)
+  print(f"from {directory}: Whisper's encoder, {encoder.depth} layers x {encoder.width}")
+  with files.written_whole(workdir, named="--workdir") as target:
+    params = whisper.from_hf(config, tensors, progress=_bar)
+    name = {"name": directory.resolve().name}
+    save_encoder(target, SavedEncoder(values=name, config=encoder, params=params, step=0))
+  print(f"wrote {workdir}")
+
+
 def export_checkpoint(
   workdir: pathlib.Path,
   directory: pathlib.Path,
@@ -93,7 +116,10 @@ def export_checkpoint(
   Raises:
     UserError: no model in `workdir`, one that the architecture cannot express, or `directory` is in use.
   """
-  if holds_vit(workdir):
+  encoder = held_kind(workdir)
+  if encoder == "whisper":
+    raise UserError(f"to-hf: {workdir} holds a Whisper encoder, which is only read, never changed")
+  if encoder == "vit":
     vit_command.export_vit(workdir, directory, dtype=dtype, step=step, shard_bytes=shard_bytes)
     return
   saved = load_model(workdir, step=step)

@@ -11,7 +11,7 @@ from ernie_jax.convert import files
 from ernie_jax.convert.tensors import Precision
 from ernie_jax.convert.vit import from_hf, read_vit, to_hf
 from ernie_jax.convert.vit_config import preprocessor
-from ernie_jax.train.vit_io import SavedVit, load_vit, save_vit
+from ernie_jax.train.encoder_io import SavedEncoder, load_encoder, save_encoder
 from ernie_jax.vision.vit import VitConfig
 
 ORIGIN, PREPROCESSOR = "hugging_face", "preprocessor_config.json"
@@ -34,7 +34,7 @@ def import_vit(directory: pathlib.Path, workdir: pathlib.Path, config: Mapping[s
   with files.written_whole(workdir, named="--workdir") as target:
     imported = from_hf(config, tensors, pixels=pixels, progress=_bar)
     name = {"name": directory.resolve().name}
-    save_vit(target, SavedVit(config=name, vit=vit, params=imported.params, step=0))
+    save_encoder(target, SavedEncoder(values=name, config=vit, params=imported.params, step=0))
     origin = target / ORIGIN
     origin.mkdir()
     files.carry_along(directory, origin)
@@ -58,20 +58,20 @@ def export_vit(
   Raises:
     UserError: an encoder that neither ViT nor CLIP can express, or `directory` is in use.
   """
-  saved = load_vit(workdir, step=step)
+  saved = load_encoder(workdir, "vit", step=step)
   origin = workdir / ORIGIN
   base, prefix, precision = None, None, Precision(dtype or "float32")
   if origin.is_dir():
     base, record = files.read_json(origin / files.CONFIG), files.read_json(workdir / _RECORD)
     prefix = record["prefix"]
     precision = Precision(dtype) if dtype else Precision(**record["precision"])
-  exported = to_hf(saved.vit, saved.params, precision=precision, base=base, prefix=prefix)
-  print(f"from {workdir}, step {saved.step}: {_describe(saved.vit)}, as {precision.dtype}")
+  exported = to_hf(saved.config, saved.params, precision=precision, base=base, prefix=prefix)
+  print(f"from {workdir}, step {saved.step}: {_describe(saved.config)}, as {precision.dtype}")
   with files.written_whole(directory, named="to-hf") as target:
     if origin.is_dir():
       files.carry_along(origin, target)
     else:
-      files.write_json(target / PREPROCESSOR, preprocessor(saved.vit))
+      files.write_json(target / PREPROCESSOR, preprocessor(saved.config))
     files.write_json(target / files.CONFIG, exported.config)
     names = files.write_tensors(target, exported.tensors, progress=_bar, shard_bytes=shard_bytes)
   print(f"wrote {directory}: {len(exported.tensors)} tensors in {len(names)} files")

@@ -19,7 +19,7 @@ POOLER, CLASSIFIER, PROJECTION = (
   "visual_projection.weight",
 )
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
   "gelu": "gelu",
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
@@ -82,10 +82,10 @@ def to_vit(
   kind, names = tower["model_type"], list(names)
   has = lambda end: any(name.endswith(end) for name in names)
   value = lambda key: _DEFAULTS[kind][key] if tower.get(key) is None else tower[key]
-  patch = _int(value("patch_size"), "patch_size")
-  activation = _ACTIVATIONS.get(value("hidden_act"))
+  patch = positive(value("patch_size"), "patch_size")
+  activation = ACTIVATIONS.get(value("hidden_act"))
   if activation is None:
-    known = ", ".join(_ACTIVATIONS)
+    known = ", ".join(ACTIVATIONS)
     raise UserError(f"config.json: hidden_act is {value('hidden_act')!r}; known: {known}")
   if value("num_channels") != 3:
     raise UserError(f"config.json: num_channels is {value('num_channels')!r}; only 3 is supported")
@@ -93,10 +93,10 @@ def to_vit(
   fields = dict(
     patch=patch,
     grid=_grid(value("image_size"), patch),
-    depth=_int(value("num_hidden_layers"), "num_hidden_layers"),
-    width=_int(value("hidden_size"), "hidden_size"),
-    heads=_int(value("num_attention_heads"), "num_attention_heads"),
-    mlp_width=_int(value("intermediate_size"), "intermediate_size"),
+    depth=positive(value("num_hidden_layers"), "num_hidden_layers"),
+    width=positive(value("hidden_size"), "hidden_size"),
+    heads=positive(value("num_attention_heads"), "num_attention_heads"),
+    mlp_width=positive(value("intermediate_size"), "intermediate_size"),
     activation=activation,
     class_token=True,
     norm_eps=float(value("layer_norm_eps")),
@@ -113,7 +113,7 @@ def to_vit(
   else:
     fields |= dict(patch_bias=False, norm_first=True, norm_last="pooled", head_bias=False)
     if has(PROJECTION):
-      fields |= dict(head=_int(value("projection_dim"), "projection_dim"))
+      fields |= dict(head=positive(value("projection_dim"), "projection_dim"))
   try:
     return VitConfig(**fields)
   except ValueError as e:
@@ -190,7 +190,7 @@ def preprocessor(vit: VitConfig) -> dict[str, Any]:
 
 def _fields(vit: VitConfig, kind: str, dtype: str) -> dict[str, Any]:
   """All keys of config.json that an encoder decides."""
-  activation = next(hf for hf, ours in _ACTIVATIONS.items() if ours == vit.activation)
+  activation = next(hf for hf, ours in ACTIVATIONS.items() if ours == vit.activation)
   side = [n * vit.patch for n in vit.grid]
   fields = {
     "architectures": [_architecture(vit, kind)],
@@ -236,7 +236,7 @@ def _labels(tower: Mapping[str, Any]) -> int:
   """How many classes; transformers' default is two."""
   if tower.get("id2label"):
     return len(tower["id2label"])
-  return _int(tower.get("num_labels", 2), "num_labels")
+  return positive(tower.get("num_labels", 2), "num_labels")
 
 
 def _pooler(tower: Mapping[str, Any], width: int) -> str:
@@ -249,13 +249,14 @@ def _pooler(tower: Mapping[str, Any], width: int) -> str:
 
 def _grid(size: Any, patch: int) -> tuple[int, int]:
   sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
-  sides = [_int(side, "image_size") for side in sides]
+  sides = [positive(side, "image_size") for side in sides]
   if len(sides) != 2 or any(side % patch for side in sides):
     raise UserError(f"config.json: image_size {size!r} is no multiple of patch_size {patch}")
   return sides[0] // patch, sides[1] // patch
 
 
-def _int(value: Any, key: str) -> int:
+def positive(value: Any, key: str) -> int:
+  """The value of a key that must be a whole number above 0. Raises: UserError naming it."""
   if not isinstance(value, int) or isinstance(value, bool) or value < 1:
     raise UserError(f"config.json: {key} must be a positive whole number, got {value!r}")
   return value

@@ -122,20 +122,20 @@ def slots(vit: VitConfig, prefix: str) -> Iterator[Slot]:
   kind = kind_of(vit)
   yield from _embedding(vit, kind, prefix)
   if vit.norm_first:
-    yield from _norm(f"{prefix}pre_layrnorm", ("first_norm",), ())
+    yield from norm_slots(f"{prefix}pre_layrnorm", ("first_norm",), ())
   for layer in range(vit.depth):
     start = prefix + _LAYERS[kind].format(layer)
     for name, inner in _LAYER[kind].items():
       path = ("blocks", *inner.split("/"))
       if inner.endswith("norm"):
-        yield from _norm(start + name, path, (layer,))
+        yield from norm_slots(start + name, path, (layer,))
         continue
       inputs = 2 if inner == "attention/out" else 1
       yield Slot(f"{start}{name}.weight", (*path, "kernel"), (layer,), inputs)
       if vit.qkv_bias or path[-1] not in ("query", "key", "value"):
         size = vit.mlp_width if path[-1] == "up" else vit.width
         yield ReshapedSlot(f"{start}{name}.bias", (*path, "bias"), (layer,), shape=(size,))
-  yield from _norm(prefix + _LAST_NORM[kind], ("last_norm",), ())
+  yield from norm_slots(prefix + _LAST_NORM[kind], ("last_norm",), ())
   if vit.pool == "tanh":
     yield from _linear(f"{prefix}pooler.dense", "pooler")
   if vit.head:
@@ -157,7 +157,8 @@ def _embedding(vit: VitConfig, kind: str, prefix: str) -> Iterator[Slot]:
   yield ReshapedSlot(table, ("positions",), shape=(1, count, width))
 
 
-def _norm(name: str, path: tuple[str, ...], index: tuple[int, ...]) -> Iterator[Slot]:
+def norm_slots(name: str, path: tuple[str, ...], index: tuple[int, ...]) -> Iterator[Slot]:
+  """Scale and bias of a layer norm."""
   yield Slot(f"{name}.weight", (*path, "scale"), index)
   yield Slot(f"{name}.bias", (*path, "bias"), index)
 

@@ -17,7 +17,8 @@ from ernie_jax import config as config_lib
 from ernie_jax.audio.codec import STRIDE, Codec, CodecConfig, initial_params
 from ernie_jax.audio.discriminator import DiscriminatorConfig
 from ernie_jax.audio.quantizer import fresh_codebooks, start_codebooks
-from ernie_jax.audio.teacher import LabelTeacher
+from ernie_jax.audio.teacher import FeatureTeacher, LabelTeacher, Teacher
+from ernie_jax.audio.whisper import listen
 from ernie_jax.data.audio import RATE, to_float
 from ernie_jax.data.speech_batches import SoundConfig, SpeechBatches, labelled, open_all
 from ernie_jax.data.speech_example import SpeechExample
@@ -31,6 +32,7 @@ from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 from ernie_jax.train import checkpoint, loop
 from ernie_jax.train.audio_codec import CodecLossConfig, CodecTask, Start
 from ernie_jax.train.codec_io import load_codec, read_codec_config
+from ernie_jax.train.encoder_io import load_encoder
 from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
@@ -47,6 +49,29 @@ _PER_CODE = 12  # latents for each code that k-means starts from
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+  """What the first level is aligned to.
+
+  Attributes:
+    kind: "labels": the phones that the world knows of each 8 ms; "whisper": features of an encoder that the
+      user converted.
+    path: the Whisper encoder's workdir.
+    seconds: of sound that Whisper encodes, silence after what is shorter: 30 as it was trained, 0 for
+      the training rows alone, which costs least.
+  """
+
+  kind: Literal["labels", "whisper"] = "labels"
+  path: str = ""
+  seconds: float = 30.0
+
+  def __post_init__(self):
+    if self.kind == "whisper" and not self.path:
+      raise ValueError("path must be the workdir of a converted Whisper encoder")
+    if self.seconds < 0:
+      raise ValueError(f"seconds must not be negative, got {self.seconds}")
+
+
+@dataclasses.dataclass(frozen=True)
 class CodecExperiment:
   """Everything that a codec's run is: config.* of a config file.
 
@@ -54,7 +79,7 @@ class CodecExperiment:
     name: for people.
     stage: what the training command dispatches on.
     seed: of parameters and of every draw; the data has its own.
-    data, codec, loss, discriminator, train, mesh: see their classes.
+    data, codec, loss, discriminator, teacher, train, mesh: see their classes.
     start: the workdir of a codec to start from; empty: none, and codes start by k-means.
     examples: held-out clips of each split that the report scores.
     metric_examples: those of the held-out error during training.
@@ -68,6 +93,7 @@ class CodecExperiment:
   codec: CodecConfig = CodecConfig()
   loss: CodecLossConfig = CodecLossConfig()
   discriminator: DiscriminatorConfig = DiscriminatorConfig()
+  teacher: TeacherConfig = TeacherConfig()
   train: loop.TrainConfig = loop.TrainConfig(steps=1000, schedule=ScheduleConfig())
   mesh: MeshConfig = MeshConfig()
   start: str = ""
@@ -79,9 +105,10 @@ class CodecExperiment:
     for name in ("examples", "metric_examples"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-    if self.loss.semantic and not self.data.worlds:
+    if self.loss.semantic and self.teacher.kind == "labels" and not self.data.worlds:
       raise ValueError(
-        "loss.semantic must be 0 without data.worlds: nothing else says which phones are spoken"
+        "without data.worlds nothing says which phones are spoken: loss.semantic must be 0, or"
+        " teacher.kind whisper"
       )
 
 
@@ -129,8 +156,29 @@ def run_experiment(experiment: CodecExperiment, workdir: pathlib.Path) -> None:
 def make_task(experiment: CodecExperiment, start: Start | None = None) -> CodecTask:
   """The task, with its teacher and with what it starts from."""
   e = experiment
-  teacher = LabelTeacher(len(PHONES)) if e.loss.semantic else None
+  teacher = get_teacher(e) if e.loss.semantic else None
   return CodecTask(e.codec, e.loss, teacher=teacher, discriminator=e.discriminator, start=start)
+
+
+def get_teacher(experiment: CodecExperiment) -> Teacher:
+  """The teacher of the first level.
+
+  Raises:
+    UserError: `config.teacher.path` holds no Whisper encoder, or one that hears less than a training row.
+  """
+  t, samples = experiment.teacher, experiment.data.code_frames * STRIDE
+  if t.kind == "labels":
+    return LabelTeacher(len(PHONES))
+  saved = load_encoder(t.path, "whisper")
+  features = lambda waveform: listen(saved.config, saved.params, waveform, t.seconds)
+  row = jax.ShapeDtypeStruct((1, samples), np.float32)
+  try:
+    jax.eval_shape(features, row)
+  except ValueError as error:
+    raise UserError(
+      f"config.teacher.path: the encoder of {t.path} cannot hear a row: {error}"
+    ) from error
+  return FeatureTeacher(features, width=saved.config.width)
 
 
 def first_start(experiment: CodecExperiment) -> Start:
@@ -260,4 +308,5 @@ def describe(experiment: CodecExperiment, mesh: jax.sharding.Mesh, finished: int
 def _check_same(experiment: CodecExperiment, workdir: pathlib.Path) -> None:
   """A checkpoint must be of this codec, objective, data and seed; how long may change."""
   old, new = read_codec_config(workdir), config_lib.to_dict(experiment)
-  check_same(workdir, old, new, ("codec", "data", "loss", "discriminator", "seed"), {"data": _FREE})
+  sections = ("codec", "data", "loss", "discriminator", "teacher", "seed")
+  check_same(workdir, old, new, sections, {"data": _FREE})

@@ -29,6 +29,7 @@ from ernie_jax.evaluate import tokenizer as evaluate
 from ernie_jax.sharding import distributed
 from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 from ernie_jax.train import checkpoint, loop
+from ernie_jax.train.encoder_io import load_encoder
 from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
@@ -36,7 +37,6 @@ from ernie_jax.train.schedule import ScheduleConfig
 from ernie_jax.train.stage_io import check_same
 from ernie_jax.train.tokenizer_io import load_tokenizer, read_tokenizer_config
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
-from ernie_jax.train.vit_io import load_vit
 from ernie_jax.vision.discriminator import DiscriminatorConfig
 from ernie_jax.vision.teacher import Teacher, VitTeacher, load_classifier, train_classifier
 from ernie_jax.vision.tokenizer import TokenizerConfig, VisualTokenizer, inflate, initial_params
@@ -248,8 +248,8 @@ def get_teacher(experiment: TokenizerExperiment, workdir: pathlib.Path) -> Teach
   """
   t = experiment.teacher
   if t.kind == "vit":
-    saved = load_vit(t.path)
-    return VitTeacher(params=saved.params, config=saved.vit)
+    saved = load_encoder(t.path, "vit")
+    return VitTeacher(params=saved.params, config=saved.config)
   path = pathlib.Path(t.path) if t.path else workdir / "checkpoints" / "assets" / TEACHER
   if t.path or path.exists():
     return load_classifier(path)

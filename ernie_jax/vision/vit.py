@@ -141,6 +141,21 @@ class Block(nn.Module):
     return Mlp(c.mlp_width, None, c.activation, scale, c.dtype, name="mlp")(normed)
 
 
+def run_blocks(config: VitConfig, x: Float[Array, "S L D"]) -> Float[Array, "S L D"]:
+  """All blocks, scanned, as the module `blocks` of the module that calls this."""
+  block = Block
+  if config.remat != "none":
+    block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=False)
+  scan = nn.scan(
+    lambda block, x, _: (block(x), None),
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    length=config.depth,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+  return scan(block(config, name="blocks"), x, None)[0]
+
+
 class VisionTransformer(nn.Module):
   """Pictures of any leading axes and any size that the patch side divides, each on its own."""
 
@@ -158,7 +173,7 @@ class VisionTransformer(nn.Module):
     x = self._embed(pixels.reshape(-1, *pixels.shape[-3:]), grid)
     if c.norm_first:
       x = LayerNorm(c.norm_eps, name="first_norm")(x)
-    x = self._blocks(x)
+    x = run_blocks(c, x)
     if c.norm_last == "tokens":
       x = LayerNorm(c.norm_eps, name="last_norm")(x)
     pooled = self._pool(x)
@@ -199,19 +214,6 @@ class VisionTransformer(nn.Module):
       token = token + table[0]
     token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, c.width))
     return jnp.concatenate([token, x], axis=1)
-
-  def _blocks(self, x: Float[Array, "S L D"]) -> Float[Array, "S L D"]:
-    c, block = self.config, Block
-    if c.remat != "none":
-      block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
-    scan = nn.scan(
-      lambda block, x, _: (block(x), None),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      length=c.depth,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scan(block(c, name="blocks"), x, None)[0]
 
   def _pool(self, x: Float[Array, "S L D"]) -> Float[Array, "S D"] | None:
     c = self.config

@@ -15,8 +15,8 @@ from ernie_jax.convert.tensors import Precision
 from ernie_jax.convert.vit import from_hf, to_hf
 from ernie_jax.convert.vit_names import slots, tree_shapes, usual_prefix
 from ernie_jax.errors import UserError
+from ernie_jax.train.encoder_io import load_encoder
 from ernie_jax.train.model_io import load_model
-from ernie_jax.train.vit_io import load_vit
 from ernie_jax.vision.vit import VitConfig
 
 VIT = VitConfig(depth=2, width=8, heads=2, mlp_width=12, grid=(2, 3), class_token=True, pool="tanh")
@@ -57,7 +57,7 @@ def test_a_checkpoint_comes_back_with_every_bit_type_and_small_file(kind, dtype,
     assert after[name].tobytes() == tensor.tobytes(), name
   for file in ("config.json", "preprocessor_config.json"):
     assert files.read_json(tmp_path / "again" / file) == files.read_json(directory / file)
-  saved = load_vit(tmp_path / "work").vit
+  saved = load_encoder(tmp_path / "work", "vit").config
   assert (saved.pixel_mean, saved.pixel_std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
@@ -111,7 +111,7 @@ def test_what_is_not_the_vision_tower_is_passed_over(tmp_path):
     "logit_scale": np.zeros((), np.float32),
   }
   import_checkpoint(write(tmp_path / "hf", CLIP, extra=extra), tmp_path / "work")
-  assert load_vit(tmp_path / "work").vit.head == 6
+  assert load_encoder(tmp_path / "work", "vit").config.head == 6
 
 
 def test_published_defaults_stand_for_absent_keys():
@@ -170,7 +170,7 @@ def test_a_vision_transformer_is_not_taken_for_a_language_model(tmp_path):
   import_checkpoint(write(tmp_path / "hf", VIT), tmp_path / "work")
   with pytest.raises(UserError, match="not the config of a model"):
     load_model(tmp_path / "work")
-  with pytest.raises(UserError, match="no vision transformer"):
-    load_vit(tmp_path / "hf")
-  with pytest.raises(UserError, match="--step"):
-    load_vit(tmp_path / "work", step=7)
+  with pytest.raises(UserError, match="holds no vision transformer"):
+    load_encoder(tmp_path / "hf", "vit")
+  with pytest.raises(UserError, match="no checkpoint of step 7"):
+    load_encoder(tmp_path / "work", "vit", step=7)

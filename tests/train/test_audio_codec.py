@@ -21,14 +21,19 @@ from ernie_jax.audio.discriminator import DiscriminatorConfig
 from ernie_jax.audio.losses import SpectraConfig
 from ernie_jax.audio.quantizer import RvqConfig
 from ernie_jax.audio.teacher import LabelTeacher
+from ernie_jax.audio.whisper import WhisperConfig, listen
+from ernie_jax.convert.whisper import tree_shapes
 from ernie_jax.data.audio import read_audio, to_int16, write_audio
 from ernie_jax.data.speech_batches import UNKNOWN, SoundConfig, SpeechBatch, SpeechBatches
 from ernie_jax.data.speech_example import SpeechExample
+from ernie_jax.data.speech_files import SpeechFolder
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate import codec as evaluate
 from ernie_jax.evaluate import sound
 from ernie_jax.train import audio_codec_run, codec_io, stages
 from ernie_jax.train.audio_codec import CodecLossConfig, CodecTask
+from ernie_jax.train.audio_codec_run import TeacherConfig
+from ernie_jax.train.encoder_io import SavedEncoder, save_encoder
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
 from ernie_jax.train.schedule import ScheduleConfig, make_schedule
 from ernie_jax.train.state import create
@@ -239,6 +244,52 @@ def test_an_experiment_runs_resumes_and_is_read_back(tmp_path, capsys):
   np.testing.assert_array_equal(books.count, start.codebooks.count)
 
 
+def write_whisper(workdir, **sizes):
+  """A random Whisper encoder as `convert` leaves it."""
+  config = WhisperConfig(**dict(bands=8, depth=1, width=12, heads=2, mlp_width=8) | sizes)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 3, tree_shapes(config)
+  )
+  save_encoder(workdir, SavedEncoder(values={"name": "w"}, config=config, params=params, step=0))
+  return config, params
+
+
+def test_clips_without_labels_are_aligned_to_a_whisper_encoder(tmp_path):
+  """The first level's head learns its pooled features; training, resuming and refusals included."""
+  encoder, params = write_whisper(tmp_path / "whisper")
+  for number, hz in enumerate((110, 220, 330)):
+    tone = 0.3 * np.sign(np.sin(2 * np.pi * hz * np.arange(8000) / 16_000))
+    write_audio(tmp_path / "tones" / f"{number}.wav", tone)
+  e = tiny_experiment(str(tmp_path))
+  folder = SpeechFolder(path=str(tmp_path / "tones"))
+  e = dataclasses.replace(
+    e,
+    data=dataclasses.replace(e.data, worlds=(), folders=(folder,)),
+    teacher=TeacherConfig(kind="whisper", path=str(tmp_path / "whisper"), seconds=1.0),
+  )
+  audio_codec_run.run_experiment(e, tmp_path / "run")
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  assert all(json.loads(line)["loss/semantic"] > 0 for line in lines if "loss" in json.loads(line))
+  other = dataclasses.replace(e, teacher=dataclasses.replace(e.teacher, seconds=0.0))
+  with pytest.raises(UserError, match=r"config\.teacher\.seconds was 1\.0, is 0\.0"):
+    audio_codec_run.run_experiment(other, tmp_path / "run")
+
+  teacher, wave = audio_codec_run.get_teacher(e), np.random.default_rng(0).normal(size=(2, 5120))
+  pooled = listen(encoder, params, wave.astype(np.float32), 1.0).reshape(2, 4, 4, 12).mean(2)
+  assert teacher.width == 12
+  np.testing.assert_allclose(teacher.loss(3 * pooled, wave, None), 0, atol=1e-5)
+  np.testing.assert_allclose(teacher.loss(-pooled, wave, None), 2, atol=1e-5)
+
+  write_whisper(tmp_path / "short", positions=8)
+  short = dataclasses.replace(e.teacher, path=str(tmp_path / "short"))
+  with pytest.raises(UserError, match="cannot hear a row"):
+    audio_codec_run.get_teacher(dataclasses.replace(e, teacher=short))
+  none = dataclasses.replace(e.teacher, path=str(tmp_path / "tones"))
+  with pytest.raises(UserError, match="no Whisper encoder"):
+    audio_codec_run.get_teacher(dataclasses.replace(e, teacher=none))
+
+
 def test_a_workdir_without_a_codec_is_told_in_one_line(tmp_path):
   with pytest.raises(UserError, match="no audio codec"):
     codec_io.load_codec(tmp_path)
@@ -254,6 +305,8 @@ def test_a_workdir_without_a_codec_is_told_in_one_line(tmp_path):
     ({"codec": {"quantizer": {"semantic_width": 99}}}, "semantic_width"),
     ({"codec": {"decoder": {"kind": "wave"}}}, "codec.decoder.kind"),
     ({"data": {"worlds": (), "folders": ({"path": "x"},)}}, "loss.semantic must be 0"),
+    ({"teacher": {"kind": "whisper"}}, "path must be the workdir"),
+    ({"teacher": {"seconds": -1.0}}, "seconds must not be negative"),
   ],
 )
 def test_impossible_values_are_told_in_one_line(change, message):
