@@ -59,6 +59,7 @@ class MediaDataConfig:
     slots: of every row.
     tasks: what is learnt from an example.
     weight: share of rows with media, relative to the text sources.
+    questions: at most so many about the same picture or video, one after another and each of another kind.
     no_caption: how often a picture or video is drawn without its caption, for guidance.
     drop_frame: how often a latent frame of a drawn video is hidden from later ones (VideoAR).
     window: latent frames that a drawn frame looks back; -1: all of them.
@@ -72,6 +73,7 @@ class MediaDataConfig:
   slots: SlotsConfig = SlotsConfig()
   tasks: TaskWeights = TaskWeights()
   weight: float = 1.0
+  questions: int = 1
   no_caption: float = 0.1
   drop_frame: float = 0.1
   window: int = 4
@@ -83,6 +85,8 @@ class MediaDataConfig:
     for name in ("no_caption", "drop_frame"):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+    if self.questions < 1:
+      raise ValueError(f"questions must be at least 1, got {self.questions}")
     if self.window < -1:
       raise ValueError(f"window must be -1 (no limit) or more, got {self.window}")
     if not self.weight > 0:
@@ -205,9 +209,10 @@ class MediaRows(DrawnRows):
     return media_tasks.describe(self._frames(example), self._caption(example, rng))
 
   def _answer(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
-    chosen = example.questions[int(rng.integers(len(example.questions)))]
-    question, answer = self._encode(chosen.question, rng), self._encode(chosen.answer, rng)
-    return media_tasks.answer(self._frames(example), question, answer)
+    order = rng.permutation(len(example.questions))[: self.config.questions]
+    chosen = [example.questions[i] for i in order]
+    turns = [(self._encode(q.question, rng), self._encode(q.answer, rng)) for q in chosen]
+    return media_tasks.answer(self._frames(example), turns)
 
   def _document(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
     texts = [self._encode(text, rng) for text in example.document.texts]

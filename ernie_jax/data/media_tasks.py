@@ -3,7 +3,7 @@
     draw      BOS caption [picture or video drawn] EOS
     extend    BOS caption [video drawn, its first frame given] EOS
     describe  BOS [seen] SEP caption EOS
-    answer    BOS [seen] SEP question SEP answer EOS
+    answer    BOS [seen] SEP question SEP answer EOS SEP question SEP answer EOS ..
     document  BOS text [picture] text [picture] .. EOS
 
 A document that ends with a picture is a story: its pictures are drawn. One that ends with text tells what
@@ -33,10 +33,16 @@ def describe(media: Pixels, caption: Sequence[int] | None) -> list[Item]:
   return items if caption is None else [*items, Text((*caption, _EOS))]
 
 
-def answer(media: Pixels, question: Sequence[int], answered: Sequence[int] | None) -> list[Item]:
-  """Media, a question about them and its answer."""
-  items = [Text((_BOS,)), Seen(media), Text((_SEP, *question, _SEP), learn=False)]
-  return items if answered is None else [*items, Text((*answered, _EOS))]
+def answer(
+  media: Pixels, turns: Sequence[tuple[Sequence[int], Sequence[int] | None]]
+) -> list[Item]:
+  """Media, and questions about them with their answers, one after another."""
+  items: list[Item] = [Text((_BOS,)), Seen(media)]
+  for question, answered in turns:
+    items.append(Text((_SEP, *question, _SEP), learn=False))
+    if answered is not None:
+      items.append(Text((*answered, _EOS)))
+  return items
 
 
 def document(texts: Sequence[Sequence[int]], pictures: UInt8[np.ndarray, "n H W 3"]) -> list[Item]:

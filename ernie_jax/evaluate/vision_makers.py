@@ -104,7 +104,7 @@ class Studio:
     if task.form == "describe":
       return media_tasks.describe(prompt.media, None)
     if task.form == "answer":
-      return media_tasks.answer(prompt.media, self._encode(prompt.question.question), None)
+      return media_tasks.answer(prompt.media, [(self._encode(prompt.question.question), None)])
     given = prompt.media[:1] if task.form == "extend" else None
     frames, side = prompt.media.shape[:2]
     return draw_prompt(self._encode(prompt.caption), frames=frames, side=side, given=given)

@@ -135,6 +135,33 @@ def test_text_about_what_is_seen_is_learnt_and_the_question_is_not(words):
   assert tokens(told.row) == [SpecialToken.BOS, *brackets, sep, *caption, eos]
 
 
+def test_several_questions_are_asked_of_one_picture_each_once(words):
+  kinds = ("what shape", "first then", "it moves")
+  asked = tuple(Question(kind, answer) for kind, answer in zip(kinds, ("circle", "up", "red")))
+  source = [Known([dataclasses.replace(picture(2), questions=asked)])]
+  row = rows(words, tasks=only("answer"), sources=source, questions=2)[0].row
+  learned = [words.decode(t) for t in _split(tokens(row)) if t]
+  turns = list(zip(learned[0::2], learned[1::2]))
+  known = {(q.question, q.answer) for q in asked}
+  assert len(turns) == len(set(turns)) == 2 and set(turns) <= known
+  all_of_them = rows(words, tasks=only("answer"), sources=source, questions=9)[0].row
+  assert len([t for t in _split(tokens(all_of_them)) if t]) == 6
+  many = rows(words, tasks=only("answer"), sources=source, questions=2)
+  orders = {tuple(tokens(many[i].row)) for i in range(9)}
+  assert len(orders) > 1
+
+
+def _split(ids: list[int]) -> list[list[int]]:
+  """Texts between special tokens."""
+  parts = [[]]
+  for token in ids:
+    if token in set(SpecialToken):
+      parts.append([])
+    else:
+      parts[-1].append(token)
+  return parts
+
+
 def test_a_continued_video_learns_no_bit_of_its_first_frame(words):
   row = rows(words, tasks=only("extend"), sources=[Known([video(1)])], drop_frame=0.0)[0].row
   first = (row.example == 1) & (row.media_slot >= 0) & (row.media_element < N)

@@ -181,7 +181,7 @@ def test_members_draw_and_a_member_cut_out_draws_the_same(painter, weights, para
 def test_text_after_media_is_what_one_pass_says(params, frozen, frames):
   prompts = [
     media_tasks.describe(media(7, frames), None),
-    media_tasks.answer(media(8, frames), [80, 81], None),
+    media_tasks.answer(media(8, frames), [([80, 81], None)]),
   ]
   decoder = Decoder(MODEL, cache_length=96, media=CONFIG)
   weights = decoder.load(params, initial_bias(MODEL), frozen)
