@@ -1,4 +1,4 @@
-"""What elasticity costs and gains: the quickstart trained as a family and as a plain model.
+"""What elasticity costs and gains: the text experiment trained as a family and as a plain model.
 
   python -m benchmarks.elastic [--json=PATH] [--seeds=3] [--lengths=1,4] [--config=FILE]
 
@@ -37,7 +37,7 @@ from ernie_jax.train.pretrain import Pretrain
 from ernie_jax.train.schedule import make_schedule
 from ernie_jax.train.step import make_step
 
-CONFIG = config_flags.DEFINE_config_file("config", "experiments/quickstart.py", "Config file.")
+CONFIG = config_flags.DEFINE_config_file("config", "experiments/text.py", "Config file.")
 JSON = flags.DEFINE_string("json", None, "Write the figures to this file.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/elastic_benchmark", "Where the runs are kept.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds at the config's own length.")

@@ -1,46 +1,74 @@
-"""The quickstart: an elastic, ultra-sparse model of Python source, from scratch, on a laptop.
+"""The quickstart: one model of text, pictures, videos and speech, read and produced, from scratch, on a laptop.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
 
-`:tiny` runs all of it in under a minute.
+Stages: `text` (its tokenizer), `pictures` and `frames` (the visual tokenizer, of pictures, then inflated to videos),
+`codec` (of speech), `model` (the elastic family). The same command goes on where it stopped; `--only=NAME` runs some
+stages, `--force=NAME` some of them again, `--config.stages.NAME.KEY=VALUE` overrides any key. `:tiny` goes through
+all of it in minutes.
 """
 
-from ernie_jax.train.experiment import default_config, make_tiny
+import importlib.util
+import pathlib
+
+import ml_collections
+
+from ernie_jax.backbone.config import AudioConfig
+from ernie_jax.data.speech_rows import SpeechDataConfig
+from ernie_jax.data.text_files import TextSource
+from ernie_jax.data.world.speech_set import SpeechSource
+from ernie_jax.train import text_tokenizer_run
+from ernie_jax.train.experiment import plain
 
 
 def get_config(arg: str = ""):
   """arg: "" or "tiny"."""
-  config = default_config()
-  config.name = "quickstart"
-
-  config.model.vocab_size = 4096
-  config.model.depth = 6
-  config.model.width = 128
-  config.model.heads = 4
-  config.model.kv_heads = 2
-  config.model.head_dim = 32
-  config.model.experts = 16
-  config.model.top_k = 4
-  config.model.expert_width = 64
-  config.model.shared_width = 64
-
-  config.elastic.min_depth = 3  # no member is shallower; 1 to 5 layers cost the full model more
-  config.elastic.first_step = 1200  # the family joins when the loss no longer falls steeply
-  config.elastic.members = ("6x16x2", "6x16x1", "6x8x4", "4x16x4", "3x16x4", "3x8x2")
-
-  config.data.row_length = 256
-  config.data.rows_per_batch = 8  # twice the rows in half the steps end 15 % higher
-
-  config.train.steps = 2000
-  config.train.optimizer.name = "muon"  # 1.49 bits per byte after 400 steps; AdamW 1.71
-  config.train.schedule.peak = 4e-3
-  config.train.schedule.warmup_steps = 80
-  config.train.checkpoint_every = 200
-  config.train.evaluate_every = 200
-
-  if arg == "tiny":
-    make_tiny(config)
-    config.elastic.members = ("3x4x1", "2x2x2")
-  elif arg:
+  if arg not in ("", "tiny"):
     raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
+  model = _model(arg)
+  text = text_tokenizer_run.default_config()
+  text.data = model.data
+  text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
+  pictures, frames = (
+    _config_of("visual_tokenizer", arg),
+    _config_of("visual_tokenizer", f"video,{arg}"),
+  )
+  frames.start = "@pictures"
+  stages = {
+    "text": text,
+    "pictures": pictures,
+    "frames": frames,
+    "codec": _config_of("audio_codec", arg),
+    "model": model,
+  }
+  return ml_collections.ConfigDict({"name": "quickstart", "stage": "pipeline", "stages": stages})
+
+
+def _model(arg: str) -> ml_collections.ConfigDict:
+  """The model of `vision.py`, with the heads of `speech.py` and text of programs."""
+  config, speech = _config_of("vision", arg), _config_of("speech", arg)
+  config.name = "quickstart"
+  tiny = arg == "tiny"
+  config.model.update(depth=speech.model.depth, top_layers=speech.model.top_layers)
+  config.model.audio = plain(AudioConfig(**speech.model.audio))
+  config.elastic.update(min_depth=speech.elastic.min_depth, members=speech.elastic.members)
+  worlds = tuple(SpeechSource(**world) for world in speech.data.speech.worlds)
+  config.data.speech = plain(SpeechDataConfig(worlds=worlds, weight=0.5))
+  config.data.sources = (plain(TextSource(weight=0.2)),)
+  config.data.bpe_dropout = speech.data.bpe_dropout
+  if not tiny:
+    config.model.vocab_size = 1024
+  config.objective.audio_weight = speech.objective.audio_weight
+  config.text.tokenizer = "@text/tokenizer.model"
+  config.vision.tokenizer = "@frames"
+  config.audio.codec = "@codec"
   return config
+
+
+def _config_of(name: str, arg: str) -> ml_collections.ConfigDict:
+  """The config of another file of this folder."""
+  path = pathlib.Path(__file__).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)

@@ -23,7 +23,7 @@ from ernie_jax.train.step import make_step
 
 FOLDER = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments"
 OTHER_STAGES = {"visual_tokenizer", "audio_codec"}  # tested with their stage
-PIPELINES = {"joint"}
+PIPELINES = {"quickstart"}
 FILES = sorted(f for f in FOLDER.glob("*.py") if f.stem not in OTHER_STAGES | PIPELINES)
 
 

@@ -61,13 +61,25 @@ class SavedModel:
   voices: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+def model_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
+  """The folder of a pipeline's model, where `workdir` is a pipeline's; otherwise `workdir`."""
+  workdir = pathlib.Path(workdir)
+  if not (workdir / "pipeline.json").exists():
+    return workdir
+  stages = (path.parent for path in sorted(workdir.glob("*/config.json")))
+  models = [
+    stage for stage in stages if "elastic" in json.loads((stage / "config.json").read_text())
+  ]
+  return models[-1] if models else workdir
+
+
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
-  """The experiment's config of a workdir.
+  """The experiment's config of a workdir, of the model of a pipeline's.
 
   Raises:
     UserError: the workdir or its config is not there, cannot be read, or is not JSON of a model.
   """
-  path = pathlib.Path(workdir) / "config.json"
+  path = model_workdir(workdir) / "config.json"
   if not path.exists():
     raise UserError(f"--workdir: no trained model in {workdir} (there is no {path.name})")
   try:
@@ -90,9 +102,14 @@ def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:
 def load_model(workdir: str | pathlib.Path, *, step: int | None = None) -> SavedModel:
   """Reads the newest checkpoint of a workdir, or that of `step`, into host memory.
 
+  Args:
+    workdir: of a model, or of the pipeline that trained it.
+    step: of the checkpoint; None for the newest.
+
   Raises:
     UserError: no model there, or no such step.
   """
+  workdir = model_workdir(workdir)
   values = read_config(workdir)
   folder = pathlib.Path(workdir) / "checkpoints"
   known = checkpoint.steps(folder)

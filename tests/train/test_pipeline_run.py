@@ -162,7 +162,8 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir)
     pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
   model.mesh.data = 1
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
-  saved = load_model(tmp_path / "run" / "model")
+  saved = load_model(tmp_path / "run")  # the pipeline's folder stands for that of its model
+  assert saved.config == load_model(tmp_path / "run" / "model").config
   assert saved.step == 2 and saved.tokenizer.vocab_size == 384
   assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")

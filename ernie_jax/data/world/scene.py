@@ -133,7 +133,7 @@ class Sign:
   """A white card with dark text.
 
   Attributes:
-    text: two or three of `SIGN_ALPHABET`.
+    text: one to three of `SIGN_ALPHABET`.
     place: of `PLACES`: the cell it is centred on, or as near as it fits.
     column, row: its top left corner on the `SIGN_GRID`.
   """
@@ -234,6 +234,8 @@ class SceneConfig:
       has to guess it, the same in every bit.
     texture_probability: of a background that is not plain.
     sign_probability: of a sign.
+    sign_alphabet: its characters, of `SIGN_ALPHABET`.
+    sign_lengths: how many of them, each number equally often; 1 to 3.
     moving_probability: of each object in a video to move.
     speed_jitter: relative change of `SPEED`, at most.
   """
@@ -246,6 +248,8 @@ class SceneConfig:
   shades: tuple[str, ...] = SHADES
   texture_probability: float = 0.25
   sign_probability: float = 0.0
+  sign_alphabet: str = SIGN_ALPHABET
+  sign_lengths: tuple[int, ...] = (2, 3)
   moving_probability: float = 0.75
   speed_jitter: float = 0.0
 
@@ -258,6 +262,10 @@ class SceneConfig:
       )
     if not self.shades or not set(self.shades) <= set(SHADES):
       raise ValueError(f"shades must be some of {', '.join(SHADES)}, got {list(self.shades)}")
+    if not self.sign_alphabet or not set(self.sign_alphabet) <= set(SIGN_ALPHABET):
+      raise ValueError(f"sign_alphabet must be some of {SIGN_ALPHABET}, got {self.sign_alphabet!r}")
+    if not self.sign_lengths or not set(self.sign_lengths) <= {1, 2, 3}:
+      raise ValueError(f"sign_lengths must be 1, 2 or 3, got {list(self.sign_lengths)}")
     limits = {
       "position_jitter": MAX_JITTER,
       "colour_jitter": 20,
@@ -286,7 +294,7 @@ def sample_scene(rng: np.random.Generator, config: SceneConfig, *, split: Split 
   with_sign = rng.random() < config.sign_probability
   for _ in range(_TRIES):
     objects = _sample_objects(rng, config, count, split)
-    sign = _sample_sign(rng, objects, config.frames) if with_sign else None
+    sign = _sample_sign(rng, objects, config) if with_sign else None
     if _apart(objects, config.frames) and (sign is not None) == with_sign:
       background = _sample_background(rng, config)
       return Scene(objects=objects, background=background, sign=sign, frames=config.frames)
@@ -342,12 +350,12 @@ def _sample_background(rng, config: SceneConfig) -> Background:
   )
 
 
-def _sample_sign(rng, objects: tuple[Object, ...], frames: int) -> Sign | None:
+def _sample_sign(rng, objects: tuple[Object, ...], config: SceneConfig) -> Sign | None:
   """A sign in a cell where it touches no object in any frame; None if there is no such cell."""
-  characters = int(rng.integers(2, 4))
-  text = "".join(_choose(rng, SIGN_ALPHABET) for _ in range(characters))
+  characters = _choose(rng, config.sign_lengths)
+  text = "".join(_choose(rng, config.sign_alphabet) for _ in range(characters))
   size = np.array([sign_width(characters), SIGN_HEIGHT])
-  tracks = [(thing.radius, track(thing, frames)) for thing in objects]
+  tracks = [(thing.radius, track(thing, config.frames)) for thing in objects]
   for i in rng.permutation(len(PLACES)):
     corner = np.round(np.array(place_centre(PLACES[i])) * SIGN_GRID - size / 2).astype(int)
     column, row = (int(v) for v in np.clip(corner, 1, SIGN_GRID - 1 - size))

@@ -28,6 +28,8 @@ configs = st.builds(
   position_jitter=st.sampled_from([0.0, 0.02, scene_lib.MAX_JITTER]),
   speed_jitter=st.sampled_from([0.0, scene_lib.MAX_SPEED_JITTER]),
   shades=st.sampled_from([("dark",), ("light",), scene_lib.SHADES]),
+  sign_alphabet=st.sampled_from([scene_lib.SIGN_ALPHABET, "A", "X17"]),
+  sign_lengths=st.sampled_from([(2, 3), (1,), (1, 3)]),
 )
 
 
@@ -49,6 +51,8 @@ def test_a_scene_keeps_its_rules(config, seed, split):
       assert (apart > 0).all()
   assert (scene.sign is not None) == (config.sign_probability == 1)
   if scene.sign is not None:
+    assert len(scene.sign.text) in config.sign_lengths
+    assert set(scene.sign.text) <= set(config.sign_alphabet)
     x, y, half_w, half_h = scene.sign.box
     assert half_w <= x <= 1 - half_w and half_h <= y <= 1 - half_h
     for o, centres in zip(scene.objects, tracks):
@@ -136,6 +140,10 @@ def test_nothing_turns_back_within_nine_frames():
     ("texture_probability", 1.5),
     ("shades", []),
     ("shades", ["pink"]),
+    ("sign_alphabet", ""),
+    ("sign_alphabet", "A?"),
+    ("sign_lengths", []),
+    ("sign_lengths", [2, 4]),
   ],
 )
 def test_a_config_that_cannot_be_drawn_is_refused_by_name(key, value):
