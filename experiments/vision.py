@@ -5,8 +5,9 @@
     --config.vision.tokenizer=runs/tokenizer
 
 The first command trains the tokenizer that the second one freezes. `:tiny` runs in seconds, after the
-tokenizer's `:video,tiny`; `:64` has pictures of 64 px, after the tokenizer's `:video,side=64`. Colour, place and
-size come early, shape sits on a long plateau, and held-out losses fall steeply once the rate decays.
+tokenizer's `:video,tiny`; `:64` has pictures of 64 px, after the tokenizer's `:video,side=64`; `:pictures` leaves
+videos out, after the tokenizer without `video`; they can be joined by commas. Colour, place and size come early,
+shape sits on a long plateau, and held-out losses fall steeply once the rate decays.
 """
 
 import dataclasses
@@ -22,12 +23,14 @@ from ernie_jax.vision.vit import VitConfig
 
 
 def get_config(arg: str = ""):
-  """arg: "tiny" or "64", or nothing."""
+  """arg: any of "tiny", "64", "pictures", separated by commas."""
+  options = [option for option in arg.split(",") if option]
+  for option in options:
+    if option not in ("tiny", "64", "pictures"):
+      raise ValueError(f"unknown argument {option!r}; known: tiny, 64, pictures")
   config = default_config()
   config.name = "vision"
-  tiny, side = arg == "tiny", 64 if arg == "64" else 32
-  if arg not in ("", "tiny", "64"):
-    raise ValueError(f"unknown argument {arg!r}; known: tiny, 64")
+  tiny, side = "tiny" in options, 64 if "64" in options else 32
 
   config.model.update(vocab_size=512, depth=4, width=128, heads=4, kv_heads=2, head_dim=32)
   config.model.update(experts=16, top_k=4, expert_width=64, shared_width=64)
@@ -50,7 +53,7 @@ def get_config(arg: str = ""):
   sources = (pictures, videos)
   if tiny:
     small = dict(train=64, validation=16, held_out=8, captions=2)
-    sources = tuple(WorldSource(scene=s.scene, weight=s.weight, **small) for s in sources)
+    sources = tuple(dataclasses.replace(s, **small) for s in sources)
   slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=1, seen_images=6, seen_videos=1)
   tasks = TaskWeights(draw=5.0, describe=4.0, answer=3.0, extend=1.0, document=0.5)
   media = MediaDataConfig(worlds=sources, slots=slots, tasks=tasks, scale_weights="uniform")
@@ -63,6 +66,10 @@ def get_config(arg: str = ""):
   config.train.update(steps=6000, log_every=20, evaluate_every=500, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.4)
+
+  if "pictures" in options:
+    config.data.media.worlds = config.data.media.worlds[:1]
+    config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
 
   if tiny:
     make_tiny(config)

@@ -59,6 +59,24 @@ def test_an_experiment_builds_by_shape(path):
   assert trained == model_cost(e.model, e.data.row_length).params_total
 
 
+@pytest.mark.parametrize(
+  ("name", "arg"),
+  [
+    ("vision", "64"),
+    ("vision", "pictures"),
+    ("vision", "64,pictures,tiny"),
+    ("fine_detail", "mlp"),
+    ("speech", "last"),
+  ],
+)
+def test_a_variant_builds_by_shape(name, arg):
+  e = load(FOLDER / f"{name}.py", arg)
+  task, optimizer, _ = parts(e)
+  assert shape_of(task, optimizer, e.seed).params
+  if "64" in arg:
+    assert {s.side for s in e.data.media.sources} == {64} == {e.data.media.slots.side}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_an_experiment_trains_a_shrunk_step(path):
   e = load(path, "tiny")
