@@ -10,6 +10,7 @@ TF32 on NVIDIA's tensor cores.
 """
 
 import functools
+import os
 import time
 
 import jax
@@ -39,6 +40,15 @@ def device_peak(kind: str, dtype: str = "bfloat16") -> float | None:
     if name in kind.lower():
       return float32 if dtype == "float32" else bfloat16
   return None
+
+
+def machine() -> str:
+  """The devices of this run and the processors of this host, for people."""
+  devices = jax.devices()
+  cores = f"{os.cpu_count()} CPU cores"
+  if devices[0].platform == "cpu":
+    return cores if jax.process_count() == 1 else f"{jax.process_count()} hosts of {cores}"
+  return f"{len(devices)} x {devices[0].device_kind}, {cores} a host"
 
 
 def peak_flops(dtype: str = "bfloat16") -> float | None:

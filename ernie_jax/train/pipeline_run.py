@@ -7,7 +7,8 @@
 A value "@NAME" stands for the folder of another stage (and "@NAME/FILE" for a file in it), so references say what
 is made from what, and in which order. WORKDIR/pipeline.json says of each stage what it was made of: its config and
 the identities of the stages it refers to. A stage is *stale* where that is no longer so. It and all that is made
-from it run again from the start, and the old folder is kept aside, since it may have cost hours.
+from it run again from the start, and the old folder is kept aside, since it may have cost hours. When all stages are
+finished, WORKDIR/report.html tells of the whole run.
 """
 
 import contextlib
@@ -29,11 +30,13 @@ from ernie_jax import config as config_lib
 from ernie_jax.errors import UserError
 from ernie_jax.sharding.mesh import MeshConfig
 from ernie_jax.train import stages
+from ernie_jax.train.hardware import machine
 from ernie_jax.train.stage_io import first_difference
 from ernie_jax.whole_file import written_whole
 
 STAGE = "pipeline"
 RECORD, ASIDE = "pipeline.json", "stale"
+REPORT = "report.html"  # written last, so where it is the run is complete
 # What a stage may change without being another: where, how fast, how often something is told or kept.
 _FREE = ("data_dir", "cache_mb", "prefetch", "threads", "oracle_dir", "mesh", "remat", "scan")
 _FREE += ("log_every", "evaluate_every", "checkpoint_every", "keep_latest", "keep_every", "profile")
@@ -97,7 +100,7 @@ def run_experiment(
   only: Sequence[str] = (),
   force: Sequence[str] = (),
 ) -> None:
-  """Runs every stage that is not finished.
+  """Runs every stage that is not finished; where then all are, the report follows.
 
   Args:
     experiment: see `PipelineExperiment`.
@@ -114,9 +117,15 @@ def run_experiment(
       known = ", ".join(experiment.stages)
       raise UserError(f"--{flag}: there is no stage {unknown[0]}; there are {known}")
   chosen = tuple(only) or tuple(experiment.stages)
-  for name in experiment.stages:
-    if name in chosen:
-      _run_stage(experiment, workdir, name, forced=name in force)
+  ran = [
+    _run_stage(experiment, workdir, name, forced=name in force)
+    for name in experiment.stages
+    if name in chosen
+  ]
+  record = read_record(workdir)
+  finished = all(_is_finished(experiment, name, record) for name in experiment.stages)
+  if finished and (any(ran) or not (workdir / REPORT).exists()):
+    _final_report(workdir)
 
 
 def identity(
@@ -134,8 +143,8 @@ def identity(
 def read_record(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
   """What WORKDIR/pipeline.json says of each stage.
 
-  That is its `identity` and `config`, the number of its `run` (from the start), whether it is `finished`, and
-  the `seconds` that it took.
+  That is its `identity` and `config`, the number of its `run` (from the start), whether it is `finished`, the
+  `machine` that it ran on, and the `seconds` that it took.
 
   Raises:
     UserError: it cannot be read.
@@ -151,11 +160,11 @@ def read_record(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def _run_stage(
   experiment: PipelineExperiment, workdir: pathlib.Path, name: str, *, forced: bool
-) -> None:
+) -> bool:
+  """Brings one stage to its end; False where it was finished."""
   record = read_record(workdir)
   for other in experiment.made_from(name):
-    one = record.get(other, {})
-    if not (one.get("finished") and one["identity"] == identity(experiment, other, record)):
+    if not _is_finished(experiment, other, record):
       raise UserError(f"--only: {name} is made from {other}, which is not finished")
   me, old = identity(experiment, name, record), record.get(name)
   if old and (forced or old["identity"] != me):
@@ -165,14 +174,36 @@ def _run_stage(
     entry = {"run": old["run"] + 1, "seconds": 0.0}
   elif old and old["finished"]:
     _tell(f"{name} is finished, in {old['seconds']:.0f} s")
-    return
+    return False
   else:
     _tell(f"{name} {'goes on' if old else 'begins'}")
     entry = {"run": old["run"], "seconds": old["seconds"]} if old else {"run": 1, "seconds": 0.0}
   entry |= {"identity": me, "config": experiment.stages[name], "finished": False}
+  entry["machine"] = machine()
   _write(workdir, name, entry)
+  if jax.process_index() == 0:
+    (workdir / REPORT).unlink(missing_ok=True)  # it tells of another run of this stage
   _timed(experiment, workdir, name, entry)
   jax.clear_caches()  # a stage's programs are of no use to the next one
+  return True
+
+
+def _is_finished(
+  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
+) -> bool:
+  """Whether a stage, as it is now, came to its end."""
+  one = record.get(name, {})
+  return bool(one.get("finished")) and one["identity"] == identity(experiment, name, record)
+
+
+def _final_report(workdir: pathlib.Path) -> None:
+  """The report of the whole run, by the first process."""
+  if jax.process_index() != 0:
+    return
+  from ernie_jax.report.page import write_report
+
+  print("all stages are finished; writing the report", flush=True)
+  print(f"report: {write_report(workdir)}", flush=True)
 
 
 def _timed(

@@ -9,7 +9,7 @@ import pytest
 from ernie_jax import config as config_lib
 from ernie_jax.errors import UserError
 from ernie_jax.sharding.mesh import MeshConfig
-from ernie_jax.train import pipeline_run, stages
+from ernie_jax.train import hardware, pipeline_run, stages
 from ernie_jax.train.experiment import default_config
 from ernie_jax.train.model_io import load_model
 
@@ -70,6 +70,21 @@ def test_stages_run_after_what_they_are_made_from_and_once(tmp_path, ran, capsys
   assert "stage c is finished" in capsys.readouterr().out
   record = pipeline_run.read_record(tmp_path)
   assert all(one["finished"] and one["seconds"] >= 0 for one in record.values())
+
+
+def test_the_report_of_all_stages_is_written_once_they_are_finished(tmp_path, ran, capsys):
+  report = tmp_path / pipeline_run.REPORT
+  pipeline_run.run_experiment(pipeline(), tmp_path, only=["a", "b", "alone"])
+  assert not report.exists()
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  assert f"report: {report}" in capsys.readouterr().out
+  page = report.read_text()
+  assert all(f"<td>{name}</td>" in page for name in ("a", "b", "c", "alone"))
+  assert f"Machine: {hardware.machine()}." in page and "CPU cores" in page
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  assert "report" not in capsys.readouterr().out
+  pipeline_run.run_experiment(pipeline(), tmp_path, only=["a"], force=["a"])
+  assert not report.exists()  # b is stale
 
 
 def test_a_changed_stage_and_what_is_made_from_it_run_again_and_the_old_is_kept(
@@ -165,6 +180,7 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir)
   saved = load_model(tmp_path / "run")  # the pipeline's folder stands for that of its model
   assert saved.config == load_model(tmp_path / "run" / "model").config
   assert saved.step == 2 and saved.tokenizer.vocab_size == 384
+  assert "bits per byte ↓" in (tmp_path / "run" / "report.html").read_text()
   assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
   other = made | {"stages": {"text": text | {"vocab_size": 380}, "model": model}}
