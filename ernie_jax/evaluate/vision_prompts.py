@@ -112,8 +112,8 @@ def make_prompts(config: MediaDataConfig, count: int) -> Prompts:
         for i in range(count)
       ]
   if config.spoken and ("validation", False) in made:
-    said = lambda split, *voices: [
-      _said(prompt, config.spoken[0], *voices, index=i)
+    said = lambda split, voices: [
+      _said(prompt, config.spoken[0], voices, index=i)
       for i, prompt in enumerate(made[split, False])
     ]
     made["unseen_speakers", False] = said("validation", UNSEEN_SPEAKERS)

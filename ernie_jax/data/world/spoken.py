@@ -16,7 +16,7 @@ from ernie_jax.data.builds import build_key
 from ernie_jax.data.media_example import MediaExample, Question
 from ernie_jax.data.media_records import MediaExamples
 from ernie_jax.data.speech_example import SpeechExample
-from ernie_jax.data.world.pronounce import PRONUNCIATIONS, pronounce
+from ernie_jax.data.world.pronounce import PRONUNCIATIONS, SILENT, pronounce
 from ernie_jax.data.world.scenes import SPLITS, WorldSource
 from ernie_jax.data.world.speech import TRAINING_SPEAKERS, SpeechConfig, Utterance, speak
 from ernie_jax.data.world.speech_synthesis import FORMAT, synthesise
@@ -85,7 +85,7 @@ class Recordings(Sequence[SpeechExample]):
       "documents": source.documents > 0,
       "seed": source.seed,
       "format": [_FORMAT, FORMAT],
-      "words": PRONUNCIATIONS,
+      "words": [PRONUNCIATIONS, sorted(SILENT)],
     }
     self.key = f"{build_key('spoken', {**settings, 'scenes': examples.key})}-{examples.split}"
     self.fingerprint = build_key("spoken", {**settings, "scenes": examples.fingerprint})
