@@ -17,6 +17,7 @@ from ernie_jax.backbone.config import AudioConfig
 from ernie_jax.data.speech_rows import SpeechDataConfig
 from ernie_jax.data.text_files import TextSource
 from ernie_jax.data.world.speech_set import SpeechSource
+from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.train import text_tokenizer_run
 from ernie_jax.train.experiment import plain
 
@@ -29,14 +30,11 @@ def get_config(arg: str = ""):
   text = text_tokenizer_run.default_config()
   text.data = model.data
   text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
-  pictures, frames = (
-    _config_of("visual_tokenizer", arg),
-    _config_of("visual_tokenizer", f"video,{arg}"),
-  )
+  frames = _config_of("visual_tokenizer", f"video,{arg}")
   frames.start = "@pictures"
   stages = {
     "text": text,
-    "pictures": pictures,
+    "pictures": _config_of("visual_tokenizer", arg),
     "frames": frames,
     "codec": _config_of("audio_codec", arg),
     "model": model,
@@ -45,7 +43,7 @@ def get_config(arg: str = ""):
 
 
 def _model(arg: str) -> ml_collections.ConfigDict:
-  """The model of `vision.py`, with the heads of `speech.py` and text of programs."""
+  """The model of `vision.py`, with the heads of `speech.py`, questions that are heard, and text of programs."""
   config, speech = _config_of("vision", arg), _config_of("speech", arg)
   config.name = "quickstart"
   tiny = arg == "tiny"
@@ -54,6 +52,9 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   config.elastic.update(min_depth=speech.elastic.min_depth, members=speech.elastic.members)
   worlds = tuple(SpeechSource(**world) for world in speech.data.speech.worlds)
   config.data.speech = plain(SpeechDataConfig(worlds=worlds, weight=0.5))
+  # One in eight examples of media is about a picture of the first world, and heard: mostly a question.
+  spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.6))
+  config.data.media.spoken = ({**spoken, "scenes": config.data.media.worlds[0]},)
   config.data.sources = (plain(TextSource(weight=0.2)),)
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:

@@ -1,4 +1,5 @@
-"""Packed rows of pictures, videos and text with random access (`drawn_rows.py` says how they are drawn)."""
+"""Packed rows of pictures, videos, text and what is said about them, with random access (`drawn_rows.py` says how
+they are drawn)."""
 
 import dataclasses
 import os
@@ -12,7 +13,9 @@ from ernie_jax.data.media_example import MediaExample
 from ernie_jax.data.media_files import MediaFolder
 from ernie_jax.data.media_sources import Examples, MediaSource, open_examples
 from ernie_jax.data.media_tfds import MediaTfds
+from ernie_jax.data.spoken_scenes import SpokenScene, SpokenScenes
 from ernie_jax.data.world.scenes import WorldSource
+from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.errors import UserError
 from ernie_jax.sequence import (
   Drawn,
@@ -56,8 +59,9 @@ class MediaDataConfig:
 
   Attributes:
     worlds, folders, tfds: the sources, each with its weight.
+    spoken: pictures that are spoken about, beside those sources; they need a model with audio.
     slots: of every row.
-    tasks: what is learnt from an example.
+    tasks: what is learnt from an example that nobody speaks about.
     weight: share of rows with media, relative to the text sources.
     questions: at most so many about the same picture or video, one after another and each of another kind.
     no_caption: how often a picture or video is drawn without its caption, for guidance.
@@ -70,6 +74,7 @@ class MediaDataConfig:
   worlds: tuple[WorldSource, ...] = ()
   folders: tuple[MediaFolder, ...] = ()
   tfds: tuple[MediaTfds, ...] = ()
+  spoken: tuple[SpokenSource, ...] = ()
   slots: SlotsConfig = SlotsConfig()
   tasks: TaskWeights = TaskWeights()
   weight: float = 1.0
@@ -93,14 +98,16 @@ class MediaDataConfig:
       raise ValueError(f"weight must be positive, got {self.weight}")
     if self.cache_mb < 0:
       raise ValueError(f"cache_mb must not be negative, got {self.cache_mb}")
-    for source in self.sources:
+    if self.spoken and not self.sources:
+      raise ValueError("spoken stands beside other sources: worlds, folders or tfds")
+    for source in (*self.sources, *self.spoken):
       if source.side != self.slots.side:
         raise ValueError(f"slots.side is {self.slots.side}, but {source.label} has {source.side}")
     self.options()
 
   @property
   def sources(self) -> tuple[MediaSource, ...]:
-    """All of them; none: rows without media."""
+    """All but `spoken`; none: rows without media."""
     return (*self.worlds, *self.folders, *self.tfds)
 
   def options(self) -> LayoutOptions:
@@ -128,6 +135,7 @@ class MediaRows(DrawnRows):
     regularise: bool = True,
     bpe_dropout: float = 0.0,
     sound: SoundShape | None = None,
+    spoken: Sequence[SpokenScenes] = (),
   ):
     """Reads nothing yet.
 
@@ -140,9 +148,11 @@ class MediaRows(DrawnRows):
       seed: of every draw.
       regularise: whether captions and frames are left out, as in training.
       bpe_dropout: rate; see `Tokenizer.encode_words`.
-      sound: of other rows of the mixture, where they have some; here there is none.
+      sound: of what is said here or in other rows of the mixture; None without any.
+      spoken: opened, one for each of `config.spoken`.
     """
-    super().__init__(sources, [source.weight for source in config.sources], seed=seed)
+    weights = [source.weight for source in (*config.sources, *config.spoken)]
+    super().__init__([*sources, *spoken], weights, seed=seed)
     self.tokenizer, self.shapes, self.config, self.length = tokenizer, shapes, config, length
     self._regularise, self._bpe_dropout, self._sound = regularise, bpe_dropout, sound
     self._kept: dict[tuple[int, int], MediaExample] = {}
@@ -165,14 +175,18 @@ class MediaRows(DrawnRows):
   def draw(self, source: int, index: int, rng: np.random.Generator) -> tuple[str, list[Item]]:
     """See `DrawnRows`."""
     example = self._example(source, index)
+    if isinstance(example, SpokenScene):
+      voice = self._sources[source].voice(index, rng)
+      return example.example.name, self._spoken(example, source, voice, rng)
     return example.name, self._items(example, rng)
 
-  def _example(self, source: int, index: int) -> MediaExample:
+  def _example(self, source: int, index: int) -> MediaExample | SpokenScene:
     kept = self._kept.get((source, index))
     if kept is None:
       kept = self._sources[source][index]
-      if kept.media.nbytes <= self._room:
-        self._room -= kept.media.nbytes
+      size = (kept.example if isinstance(kept, SpokenScene) else kept).media.nbytes
+      if size <= self._room:
+        self._room -= size
         self._kept[source, index] = kept
     return kept
 
@@ -216,6 +230,23 @@ class MediaRows(DrawnRows):
 
   def _document(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
     texts = [self._encode(text, rng) for text in example.document.texts]
+    return media_tasks.document(texts, example.document.pictures)
+
+  def _spoken(
+    self, scene: SpokenScene, source: int, voice: np.ndarray, rng: np.random.Generator
+  ) -> list[Item]:
+    """A question that is heard, or a document of which each text is said as often as it is written, and one surely."""
+    example = scene.example
+    settings = self.config.spoken[source - len(self.config.sources)]
+    if not scene.texts or rng.random() >= settings.documents:
+      answered = self._encode(scene.question.answer, rng)
+      return media_tasks.hear(self._frames(example), scene.asked, answered)
+    said = {text for text in scene.texts if rng.integers(2)}
+    said.add(list(scene.texts)[int(rng.integers(len(scene.texts)))])
+    texts = [
+      media_tasks.Said(scene.texts[text], voice) if text in said else self._encode(text, rng)
+      for text in example.document.texts
+    ]
     return media_tasks.document(texts, example.document.pictures)
 
   def _caption(self, example: MediaExample, rng: np.random.Generator) -> list[int]:

@@ -4,19 +4,23 @@
     extend    BOS caption [video drawn, its first frame given] EOS
     describe  BOS [seen] SEP caption EOS
     answer    BOS [seen] SEP question SEP answer EOS SEP question SEP answer EOS ..
+    hear      BOS [seen] SEP [question heard] SEP answer EOS
     document  BOS text [picture] text [picture] .. EOS
 
 A document that ends with a picture is a story: its pictures are drawn. One that ends with text tells what
-was to be seen: its pictures are looked at. Prompts are written by the same functions with None in the
-place of what the model makes. Token ids throughout; the forms are our choice.
+was to be seen: its pictures are looked at. In either some texts may be speech: what is followed by a picture
+is heard, `BOA frames EOA`, and the last text is spoken by the model, `[voice] BOA frames EOA`. Prompts are
+written by the same functions with None in the place of what the model makes. Token ids throughout; the forms
+are our choice.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
-from ernie_jax.sequence import Drawn, Item, Seen, SpecialToken, Text
+from ernie_jax.sequence import Clip, Drawn, Item, Seen, Speaker, SpecialToken, Text
 
 _BOS, _EOS, _SEP = int(SpecialToken.BOS), int(SpecialToken.EOS), int(SpecialToken.SEP)
 Pixels = UInt8[np.ndarray, "F H W 3"]
@@ -45,12 +49,45 @@ def answer(
   return items
 
 
-def document(texts: Sequence[Sequence[int]], pictures: UInt8[np.ndarray, "n H W 3"]) -> list[Item]:
-  """n + 1 texts around n pictures."""
-  form = Seen if len(texts[-1]) else Drawn
-  items: list[Item] = [Text((_BOS, *texts[0]))]
-  for picture, text in zip(pictures, texts[1:]):
-    items.append(form(picture[None]))
-    if len(text):
-      items.append(Text(tuple(text)))
+def hear(
+  media: Pixels, question: Int[np.ndarray, "n R"], answered: Sequence[int] | None
+) -> list[Item]:
+  """Media, the codes of a question about them, and its answer."""
+  items = [Text((_BOS,)), Seen(media), Text((_SEP,), learn=False), Clip(question, learn=False)]
+  items.append(Text((_SEP,), learn=False))
+  return items if answered is None else [*items, Text((*answered, _EOS))]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Said:
+  """A text of a document as speech.
+
+  Attributes:
+    codes: of the recording.
+    voice: how its speaker sounds in another one.
+  """
+
+  codes: Int[np.ndarray, "n R"]
+  voice: Float[np.ndarray, "S"]
+
+
+def document(
+  texts: Sequence[Sequence[int] | Said], pictures: UInt8[np.ndarray, "n H W 3"]
+) -> list[Item]:
+  """n + 1 texts around n pictures; the last one is empty in a story."""
+  first, last = texts[0], texts[-1]
+  form = Seen if isinstance(last, Said) or len(last) else Drawn
+  items: list[Item] = [Text((_BOS, *(() if isinstance(first, Said) else first)))]
+  if isinstance(first, Said):
+    items += _told(first, learn=False)
+  for i, (picture, text) in enumerate(zip(pictures, texts[1:]), start=1):
+    items += [form(picture[None]), *_told(text, learn=i == len(pictures))]
   return [*items, Text((_EOS,))]
+
+
+def _told(text: Sequence[int] | Said, *, learn: bool) -> list[Item]:
+  """A text, which is learnt, or speech, which is so where `learn` says it."""
+  if not isinstance(text, Said):
+    return [Text(tuple(text))] if len(text) else []
+  spoken = Clip(text.codes, learn=learn)
+  return [Speaker(text.voice), spoken] if learn else [spoken]

@@ -19,6 +19,7 @@ from ernie_jax.data.mixture import ENDLESS, RowSource, mix, stack_rows
 from ernie_jax.data.speech_batches import open_all
 from ernie_jax.data.speech_codes import Coder
 from ernie_jax.data.speech_rows import SpeechDataConfig, SpeechRows, open_coded, speech_texts
+from ernie_jax.data.spoken_scenes import open_spoken
 from ernie_jax.data.text_files import Pieces, TextSource, prepare
 from ernie_jax.data.text_rows import TextRows
 from ernie_jax.errors import UserError
@@ -65,6 +66,11 @@ class DataConfig:
       raise ValueError(f"bpe_dropout must be in [0, 1], got {self.bpe_dropout}")
     if not self.sources and not self.media.sources and not self.speech.sources:
       raise ValueError("sources must not be empty")
+
+  @property
+  def has_sound(self) -> bool:
+    """Whether anything is heard or said in its rows."""
+    return bool(self.speech.sources or self.media.spoken)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +208,7 @@ def training_pipeline(
     config: text, media and speech.
     tokenizer: of the text.
     shapes: how media become positions; not needed without media.
-    coder: the codec; not needed without speech.
+    coder: the codec; not needed without speech, alone or about media.
     host, hosts: which part of each batch to make.
   """
   sources = [
@@ -232,6 +238,7 @@ def training_pipeline(
         seed=config.seed,
         bpe_dropout=config.bpe_dropout,
         sound=sound,
+        spoken=open_spoken(config.media.spoken, "train", coder, data_dir=config.data_dir),
       )
     )
     weights.append(config.media.weight)
@@ -267,7 +274,7 @@ def training_pipeline(
 def _form(config: DataConfig, coder: Coder | None) -> tuple[SlotsConfig, SoundShape | None]:
   """What every row of a mixture has, so that all of them have one form: slots, and the shape of sound."""
   slots = config.media.slots if config.media.sources else NO_SLOTS
-  return slots, coder.shape if config.speech.sources else None
+  return slots, coder.shape if config.has_sound else None
 
 
 def held_out_media(
@@ -277,10 +284,15 @@ def held_out_media(
   *,
   rows: int,
   split: str = "validation",
+  coder: Coder | None = None,
 ) -> MediaRow | None:
-  """Rows of a split of the media that training does not see, nothing left out; None without media."""
+  """Rows of a split of the media that training does not see, nothing left out; None without media.
+
+  `coder`: the codec; not needed where nothing is said about them.
+  """
   if not config.media.sources:
     return None
+  spoken = open_spoken(config.media.spoken, split, coder, data_dir=config.data_dir)
   made = MediaRows(
     open_media(config.media, split, data_dir=config.data_dir),
     tokenizer,
@@ -288,6 +300,8 @@ def held_out_media(
     config.media,
     length=config.row_length,
     regularise=False,
+    sound=coder.shape if spoken else None,
+    spoken=spoken,
   )
   return stack_rows([made[i] for i in range(rows)])
 

@@ -2,8 +2,8 @@
 
   python -m ernie_jax.evaluate --workdir=runs/vision --prompts=512 --members=4x16x2,2x8x2 --sheet=sheet.png
 
-Prints the tables. A model with vision also draws and reads scenes, and one with audio hears and says utterances,
-judged by programs: WORKDIR/vision.json and WORKDIR/speech.json have the scores, WORKDIR/vision.png pictures with
+Prints the tables. A model with vision also draws and reads scenes, one with audio hears and says utterances, and one
+with both hears questions about pictures where it was trained on such, all judged by programs: WORKDIR/vision.json and WORKDIR/speech.json have the scores, WORKDIR/vision.png pictures with
 their prompts, WORKDIR/speech.png spectrograms. WORKDIR/family.json and WORKDIR/report.png are written anew by the whole
 evaluation only: with --members, --max_rows or --step they stay as they are, and with --members or --step so do
 the others.

@@ -94,8 +94,11 @@ def evaluate_media(
     return None
   if saved.vision is None:
     raise UserError("--workdir: this model was trained on media, but has no visual tokenizer here")
+  if data.media.spoken and saved.speech is None:
+    raise UserError("--workdir: this model was trained on speech, but has no audio codec here")
   shapes = saved.vision.config.shapes(window=data.media.look_back)
-  held_out = held_out_media(data, saved.tokenizer, shapes, rows=rows)
+  coder = CorpusCoder(saved.speech, tracker=read_pitch) if data.media.spoken else None
+  held_out = held_out_media(data, saved.tokenizer, shapes, rows=rows, coder=coder)
   found = _scores(saved, held_out, members)
   made = [MediaMember(name, active, one.text, one.bits) for name, active, one in found]
   return MediaReport(members=tuple(made), rows=rows, step=saved.step)

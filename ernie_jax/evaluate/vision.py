@@ -4,8 +4,10 @@
     print(found.to_text())
 
 Every figure stands beside its floor (outputs judged by other prompts; for questions, the most frequent
-answer), a control (the first frame, held) and its ceilings (the truth, and the truth through the visual
+answer), controls (the first frame, held; the question of another prompt, heard) and its ceilings (the truth, and the truth through the visual
 tokenizer), all of the same prompts, of combinations that training saw and of those that it never saw.
+A model that was trained on pictures which are spoken about also hears the questions about pictures, in voices
+of training and in others.
 """
 
 import dataclasses
@@ -25,8 +27,8 @@ from ernie_jax.evaluate.judged import (
   judge_all,
   member_makers,
 )
-from ernie_jax.evaluate.vision_makers import Rebuilt, Static, Studio, Truth
-from ernie_jax.evaluate.vision_prompts import SPLITS, TASKS, make_prompts
+from ernie_jax.evaluate.vision_makers import OtherQuestion, Rebuilt, Static, Studio, Truth
+from ernie_jax.evaluate.vision_prompts import HEARD, SPLITS, TASKS, asked_of, make_prompts
 from ernie_jax.evaluate.vision_scores import VisionJudge
 from ernie_jax.generate.draw import DrawingConfig
 from ernie_jax.train.model_io import SavedModel
@@ -50,7 +52,12 @@ class VisionReport(JudgedReport):
       f" {how.temperature:g} and guidance {how.guidance:g}; {self.seconds:,.0f} s in all\n"
       f"{FLOOR}: judged by other prompts, questions by the most frequent answer; static: the true first"
       " frame, held; rebuilt: the truth through the visual tokenizer"
+      + ("; other question: that of another prompt, heard" if self._hears else "")
     )
+
+  @property
+  def _hears(self) -> bool:
+    return any(HEARD.name in tasks for tasks in self.scores.values())
 
 
 def evaluate_vision(
@@ -80,17 +87,21 @@ def evaluate_vision(
   )
   if saved.vision is None or saved.tokenizer is None or not data.worlds:
     return None
+  if saved.speech is None:
+    data = dataclasses.replace(data, spoken=())
   began = time.perf_counter()
   asked = make_prompts(data, prompts)
   drawing = drawing or drawing_of(saved)
   if makers is None:
     makers = member_makers(saved, Studio(saved, data, asked, drawing), members)
   beside = [Static(), Rebuilt(saved.vision.config.tokenizer, saved.vision.tokenizer), Truth()]
+  if data.spoken:
+    beside.insert(0, OtherQuestion(makers[0]))
   jobs = [
-    Job(split, task, asked[split, task.moving])
+    Job(split, task, many)
     for split in SPLITS
-    for task in TASKS
-    if (split, task.moving) in asked
+    for task in (*TASKS, HEARD)
+    if (many := asked_of(split, task, asked))
   ]
   return VisionReport(
     **judge_all(makers, beside, jobs, VisionJudge()),

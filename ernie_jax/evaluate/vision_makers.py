@@ -1,6 +1,6 @@
 """Who draws and tells what is scored: a saved model at work, or what stands in its place as a ceiling or control.
 
-Letters: P prompts, F pixel frames, S side.
+Letters: P prompts, F pixel frames, S side, n codec frames, R levels.
 """
 
 import dataclasses
@@ -8,20 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from ernie_jax.backbone.inputs import Active
 from ernie_jax.data import media_tasks
 from ernie_jax.data.media_rows import MediaDataConfig
-from ernie_jax.evaluate.judged import Progress
+from ernie_jax.evaluate.judged import Maker, Progress
+from ernie_jax.evaluate.oracles.pitch import read_pitch
+from ernie_jax.evaluate.oracles.score import shuffled
 from ernie_jax.evaluate.oracles.video import static_video
 from ernie_jax.evaluate.tokenizer import reconstruct
-from ernie_jax.evaluate.vision_prompts import Prompt, Prompts, Task
+from ernie_jax.evaluate.vision_prompts import HEARD, SPLITS, Prompt, Prompts, Task, asked_of
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt
 from ernie_jax.generate.prompts import prompt_batch, prompt_length
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.sequence import Item, SpecialToken
+from ernie_jax.speech import encode_corpus, sound_shape
 from ernie_jax.train.model_io import SavedModel
 from ernie_jax.vision.tokenizer import TokenizerConfig
 
@@ -56,6 +59,27 @@ class Static:
     return [static_video(p.media) for p in prompts] if task.draws and task.moving else None
 
 
+class OtherQuestion:
+  """A maker that hears the question of another prompt about each picture: what it answers without heeding the words."""
+
+  name, per_second = "other question", {}
+
+  def __init__(self, maker: Maker):
+    self._maker = maker
+
+  def make(self, task: Task, prompts: Sequence[Prompt], progress: Progress) -> Outputs | None:
+    """See `judged.Maker`."""
+    if task != HEARD or len(prompts) < 2:
+      progress(len(prompts))
+      return None
+    others = shuffled(prompts, np.random.default_rng(0))
+    asked = [
+      dataclasses.replace(prompt, question=other.question, waveform=other.waveform)
+      for prompt, other in zip(prompts, others)
+    ]
+    return self._maker.make(task, asked, progress)
+
+
 class Rebuilt:
   """The truth through the visual tokenizer: the most that any model of its bits can draw."""
 
@@ -88,6 +112,8 @@ class Studio:
     self._banned = text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size)
     self._lengths: dict[Task, int] = {}
     self._decoders: dict[Task, tuple[Decoder, int]] = {}
+    self._codes = _codes(saved, prompts)
+    self._sound = sound_shape(saved.model.audio) if self._codes else None
     self.warm: set[Task] = set()
 
   def run(
@@ -105,6 +131,8 @@ class Studio:
       return media_tasks.describe(prompt.media, None)
     if task.form == "answer":
       return media_tasks.answer(prompt.media, [(self._encode(prompt.question.question), None)])
+    if task.form == "hear":
+      return media_tasks.hear(prompt.media, self._codes[prompt.waveform.tobytes()], None)
     given = prompt.media[:1] if task.form == "extend" else None
     frames, side = prompt.media.shape[:2]
     return draw_prompt(self._encode(prompt.caption), frames=frames, side=side, given=given)
@@ -116,12 +144,13 @@ class Studio:
     """Positions of the longest prompt of a task."""
     if task not in self._lengths:
       self._lengths[task] = max(
-        prompt_length(self._items(task, prompt), self._shapes)
-        for (_, moving), asked in self._prompts.items()
-        if moving == task.moving
-        for prompt in asked
+        prompt_length(self._items(task, prompt), self._shapes) for prompt in self._asked(task)
       )
     return self._lengths[task]
+
+  def _asked(self, task: Task) -> list[Prompt]:
+    """All prompts of a task."""
+    return [prompt for split in SPLITS for prompt in asked_of(split, task, self._prompts)]
 
   def _draw(self, task: Task, items, active, number: int) -> Outputs:
     how = dataclasses.replace(self.drawing, seed=(self.drawing.seed + number) % 2**32)
@@ -131,7 +160,10 @@ class Studio:
 
   def _tell(self, task: Task, items, active, number: int) -> Outputs:
     del number  # the likeliest text is taken
-    batch = prompt_batch(items, self._shapes, self._options, at_least=self._length(task))
+    sound = self._sound if task == HEARD else None
+    batch = prompt_batch(
+      items, self._shapes, self._options, at_least=self._length(task), sound=sound
+    )
     decoder, most = self._decoder(task, batch.row.kind.shape[1])
     pieces = decoder.stream_media(
       self._weights,
@@ -152,10 +184,16 @@ class Studio:
     """A cache just large enough, and the tokens that an answer may take."""
     if task not in self._decoders:
       say = lambda p: p.caption if task.form == "describe" else p.question.answer
-      asked = [
-        p for (_, moving), many in self._prompts.items() if moving == task.moving for p in many
-      ]
-      most = max(len(self._encode(say(p))) for p in asked) + _SPARE_TOKENS
+      most = max(len(self._encode(say(p))) for p in self._asked(task)) + _SPARE_TOKENS
       decoder = Decoder(self._model, cache_length=length + most, media=self._config)
       self._decoders[task] = decoder, most
     return self._decoders[task]
+
+
+def _codes(saved: SavedModel, prompts: Prompts) -> dict[bytes, Int[np.ndarray, "n R"]]:
+  """The codes of every question that is said, by its samples."""
+  said = [p.waveform for many in prompts.values() for p in many if p.waveform is not None]
+  if not said:
+    return {}
+  coded = encode_corpus(saved.speech, said, tracker=read_pitch)
+  return {waveform.tobytes(): one.codes for waveform, one in zip(said, coded)}

@@ -90,7 +90,7 @@ def judge(
   scenes = [prompt.scene for prompt in prompts]
   if task.form == "describe":
     return [{"exact": caption_exact(text, scene)} for text, scene in zip(outputs, scenes)]
-  if task.form == "answer":
+  if task.answers:
     return [_answered(text, prompt) for text, prompt in zip(outputs, prompts)]
   read = reader.read(outputs)
   return [_drawn(task, readings, scene) for readings, scene in zip(read, scenes)]
@@ -111,7 +111,7 @@ def floor(task: Task, outputs: Outputs, prompts: Sequence[Prompt], reader: Reade
   Each drawing or caption is judged by another prompt; a question is answered by what is most often right
   for its form, counted over all questions of the same scenes.
   """
-  if task.form == "answer":
+  if task.answers:
     asked = [prompt.question for prompt in prompts]
     counted = [question for prompt in prompts for question in prompt.questions]
     by_kind = majority_baseline(asked, fitted_on=counted)
@@ -125,7 +125,7 @@ def floor(task: Task, outputs: Outputs, prompts: Sequence[Prompt], reader: Reade
 
 def _told(task: Task, prompt: Prompt, output: str) -> str:
   """What was asked, and the answer."""
-  asked = prompt.question.question if task.form == "answer" else ""
+  asked = prompt.question.question if task.answers else ""
   return f"{asked}\n{output}".strip()
 
 

@@ -8,6 +8,7 @@
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --video=out.mp4
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
+    python -m ernie_jax.generate --workdir=runs/joint --input=picture.png --input=question.wav
     python -m ernie_jax.generate --workdir=runs/vision --prompt="a small red disc." --story=2 --image=out.png
     python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --speaker=3
     python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --voice=ref.wav
@@ -16,7 +17,7 @@
 The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
 begins with BOS; ids are used as they are given. --input without --image or --video asks for an answer to
 the prompt, or for a caption; with --image it is a picture that stands before the prompt, with --video the
-picture that the video begins with. --input of sound asks for its words.
+picture that the video begins with. --input of sound asks for its words; beside a picture it is the question.
 """
 
 import itertools
@@ -125,7 +126,7 @@ def main(_: list[str]) -> None:
   )
   if spoken.wanted:
     if request.draws:
-      raise UserError("give either --speech or sound to read, or --image or --video, not both")
+      raise UserError("give either --speech, or --image or --video, not both")
     spoken.check(_PROMPT.value)
     _speech(workdir, spoken)
   elif request.draws or request.inputs:
@@ -164,12 +165,17 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   flag = "image" if request.image else "video" if request.video else "input"
   saved = load_model(workdir, step=_STEP.value)
   media_command.need_vision(saved, workdir, flag)
+  sounds = any(map(speech_command.is_sound, request.inputs))
+  if sounds:
+    speech_command.need_speech(saved, workdir, flag)
   words = None if _PROMPT.value is None else saved.tokenizer.encode(_PROMPT.value).tolist()
   if not request.draws:
     prompt = media_command.text_prompt(saved, request, words)
     data = media_command.media_data(saved)
     shapes = saved.vision.config.shapes(window=data.look_back)
-    _tell(_choose_member(saved), prompt_batch([prompt], shapes, data.options()), sampling)
+    sound = sound_shape(saved.model.audio) if sounds else None
+    batch = prompt_batch([prompt], shapes, data.options(), sound=sound)
+    _tell(_choose_member(saved), batch, sampling)
     return
   if _STORY.value:
     _tell_story(saved, request, words or [], sampling, drawing)

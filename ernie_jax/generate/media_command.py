@@ -13,9 +13,10 @@ from jaxtyping import UInt8
 from ernie_jax import config as config_lib
 from ernie_jax.data.media import read_media, write_media
 from ernie_jax.data.media_rows import MediaDataConfig
-from ernie_jax.data.media_tasks import answer, describe
+from ernie_jax.data.media_tasks import answer, describe, hear
 from ernie_jax.errors import UserError
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
+from ernie_jax.generate.speech_command import encode, is_sound
 from ernie_jax.media import Vision
 from ernie_jax.sequence import Item, SpecialToken, Text
 from ernie_jax.train.model_io import SavedModel
@@ -53,6 +54,8 @@ class MediaRequest:
     """
     if self.image and self.video:
       raise UserError("give either --image or --video, not both")
+    if self.draws and any(map(is_sound, self.inputs)):
+      raise UserError("give either --image or --video, or sound to read, not both")
     outputs = (("image", self.image, (".png",)), ("video", self.video, (".gif", ".mp4")))
     for flag, path, known in outputs:
       if not path:
@@ -89,15 +92,23 @@ def media_data(saved: SavedModel) -> MediaDataConfig:
 def text_prompt(
   saved: SavedModel, request: MediaRequest, words: Sequence[int] | None
 ) -> list[Item]:
-  """A caption or an answer: the one picture or video of `inputs`, and a question if there is one.
+  """A caption or an answer: the one picture or video of `inputs`, and a question if there is one, written or heard.
 
   Raises:
-    UserError: more than one input, or one that cannot be read.
+    UserError: more than one input of a kind, two questions, or a file that cannot be read.
   """
-  if len(request.inputs) != 1:
+  looked = [path for path in request.inputs if not is_sound(path)]
+  heard = [path for path in request.inputs if is_sound(path)]
+  if len(looked) != 1:
     raise UserError("--input: a caption or an answer is about one picture or video")
-  media = _read(request.inputs[0], saved)
-  return describe(media, None) if words is None else answer(media, words, None)
+  if len(heard) > 1:
+    raise UserError("--input: one question at a time can be heard about a picture or video")
+  if heard and words is not None:
+    raise UserError(f"--prompt: the question is heard in {heard[0]}; leave one of them out")
+  media = _read(looked[0], saved)
+  if heard:
+    return hear(media, encode(saved, heard[0]).codes, None)
+  return describe(media, None) if words is None else answer(media, [(words, None)])
 
 
 def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int]) -> list[Item]:

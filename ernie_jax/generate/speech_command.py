@@ -44,8 +44,9 @@ class SpeechRequest:
 
   @property
   def wanted(self) -> bool:
-    """Whether the command is about speech."""
-    return bool(self.speech or self.speaker or self.voice) or any(map(is_sound, self.inputs))
+    """Whether the command is about speech alone: a sound beside a picture asks about the picture."""
+    heard = bool(self.inputs) and all(map(is_sound, self.inputs))
+    return bool(self.speech or self.speaker or self.voice) or heard
 
   def check(self, prompt: str | None) -> None:
     """Refuses what needs no model to refuse.
@@ -97,7 +98,7 @@ def listening_prompt(saved: SavedModel, path: str) -> list[Item]:
   Raises:
     UserError: it cannot be read, or is longer than a row.
   """
-  codes = _encode(saved, path).codes
+  codes = encode(saved, path).codes
   room = _row_length(saved) - 4  # BOS, BOA, EOA and SEP
   if len(codes) > room:
     raise UserError(
@@ -165,7 +166,7 @@ def write_speech(
 def _voice(saved: SavedModel, request: SpeechRequest) -> Float[np.ndarray, " S"]:
   """The voice of a clip, of a known speaker, or the mean of all known ones."""
   if request.voice:
-    return _encode(saved, request.voice).voice
+    return encode(saved, request.voice).voice
   if not request.speaker:
     voices = list(saved.voices.values())
     return np.mean(voices, axis=0) if voices else np.zeros(saved.model.audio.voice, np.float32)
@@ -178,7 +179,12 @@ def _voice(saved: SavedModel, request: SpeechRequest) -> Float[np.ndarray, " S"]
   return saved.voices[request.speaker]
 
 
-def _encode(saved: SavedModel, path: str) -> Encoded:
+def encode(saved: SavedModel, path: str) -> Encoded:
+  """A sound file through the model's codec.
+
+  Raises:
+    UserError: it cannot be read.
+  """
   (encoded,) = encode_corpus(saved.speech, [to_int16(read_audio(path))], tracker=read_pitch)
   return encoded
 

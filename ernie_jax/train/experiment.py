@@ -124,6 +124,10 @@ class Experiment:
       raise UserError(
         "config.data.media has sources, but config.model.vision is None: the model has no vision"
       )
+    if self.data.media.spoken and self.model.audio is None:
+      raise UserError(
+        "config.data.media.spoken has sources, but config.model.audio is None: the model has no audio"
+      )
     if self.data.speech.sources and self.model.audio is None:
       raise UserError(
         "config.data.speech has sources, but config.model.audio is None: the model has no audio"

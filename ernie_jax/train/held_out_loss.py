@@ -35,7 +35,9 @@ def held_out_loss(
   texts = held_out_sets(e.data, tokenizer, max_rows=count)
   media = heard = None
   if e.data.media.sources:
-    media = held_out_media(e.data, tokenizer, media_shapes(e, vision), rows=count)
+    media = held_out_media(
+      e.data, tokenizer, media_shapes(e, vision), rows=count, coder=coder_of(speech)
+    )
   if e.data.speech.sources:
     heard = held_out_speech(e.data, tokenizer, coder_of(speech), rows=count)
 

@@ -197,7 +197,8 @@ def _describe_media(experiment: Experiment) -> list[str]:
   labels = lambda sources: ", ".join(source.label for source in sources)
   lines = []
   if data.media.sources:
-    lines.append(f"media       {labels(data.media.sources)}; {_code(model.vision)}")
+    media = (*data.media.sources, *data.media.spoken)
+    lines.append(f"media       {labels(media)}; {_code(model.vision)}")
   if data.speech.sources:
     code = f"{model.audio.levels} levels of {model.audio.codes} codes, heads {model.audio.heads}"
     lines.append(f"speech      {labels(data.speech.sources)}; {code}")

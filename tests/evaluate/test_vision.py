@@ -10,20 +10,29 @@ from PIL import Image
 from small_vision import MODEL, clear_params
 
 from ernie_jax import config as config_lib
+from ernie_jax.audio.codec import CodecConfig, EncoderConfig
+from ernie_jax.audio.codec import initial_params as initial_codec
+from ernie_jax.audio.decoders import DecoderConfig
+from ernie_jax.audio.quantizer import RvqConfig, fresh_codebooks
+from ernie_jax.backbone.config import AudioConfig
 from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.data.world.questions import KINDS
 from ernie_jax.data.world.scene import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
+from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.elastic.family import ElasticConfig, parse_member
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate import report as report_lib
+from ernie_jax.evaluate import vision as vision_lib
 from ernie_jax.evaluate.media_table import MediaMember, MediaReport
 from ernie_jax.evaluate.sheet import WIDTH, Shown, draw_sheet, write_sheet
 from ernie_jax.evaluate.vision import evaluate_vision
 from ernie_jax.evaluate.vision_makers import Studio, Truth
-from ernie_jax.evaluate.vision_prompts import SPLITS, TASKS, make_prompts
+from ernie_jax.evaluate.vision_prompts import HEARD, SCENES, SPLITS, TASKS, make_prompts
 from ernie_jax.evaluate.vision_scores import Reader, floor
 from ernie_jax.media import MediaConfig, Vision
 from ernie_jax.sequence import SlotsConfig
+from ernie_jax.speech import VOICE, Speech
 from ernie_jax.text.tokenizer import train_tokenizer
 from ernie_jax.train.model_io import SavedModel, save_model
 from ernie_jax.vision.quantizer import QuantizerConfig
@@ -32,6 +41,7 @@ from ernie_jax.vision.understand import UnderstandConfig
 from ernie_jax.vision.vit import VitConfig
 
 FULL, HALF = "1x4x2", "1x2x1"
+NARROW = dict(width=8, blocks=1, frame_width=8, frame_blocks=1)
 NAMES = [task.name for task in TASKS]
 CODE = QuantizerConfig(sides=(1, 2), bits=4)
 VIT = VitConfig(patch=16, grid=(2, 2), depth=1, width=8, heads=2, mlp_width=16)
@@ -73,6 +83,30 @@ def saved() -> SavedModel:
   )
 
 
+@pytest.fixture(scope="module")
+def hearing(saved) -> SavedModel:
+  """The same with audio, trained on pictures that are spoken about."""
+  codec = CodecConfig(
+    quantizer=RvqConfig(levels=1, codes=6, width=8, semantic_width=4),
+    encoder=EncoderConfig(**NARROW),
+    decoder=DecoderConfig(**NARROW),
+  )
+  books = fresh_codebooks(codec.quantizer, jax.random.key(1))
+  params = jax.jit(lambda: initial_codec(codec, jax.random.key(0)))()
+  audio = AudioConfig(levels=1, codes=6, voice=VOICE)
+  model = dataclasses.replace(saved.model, audio=audio, top_layers=1)
+  media = MediaDataConfig(
+    worlds=WORLDS[:1], slots=SlotsConfig(), spoken=(SpokenSource(scenes=WORLDS[0]),)
+  )
+  return dataclasses.replace(
+    saved,
+    config={**saved.config, "data": {"sources": (), "media": config_lib.to_dict(media)}},
+    model=model,
+    params=jax.tree.map(np.asarray, clear_params(saved.vision.tokenizer, model, saved.vision)),
+    speech=Speech(codec, jax.tree.map(np.asarray, params), np.asarray(books.vectors)),
+  )
+
+
 class Named(Truth):
   """The truth in the place of a member."""
 
@@ -93,7 +127,7 @@ def of_model(saved):
 
 
 def test_the_truth_in_the_place_of_a_model_is_right_in_everything(of_truth):
-  assert list(of_truth.scores) == list(SPLITS)
+  assert list(of_truth.scores) == list(SCENES)
   for tasks in of_truth.scores.values():
     assert list(tasks) == NAMES
     for task, attributes in tasks.items():
@@ -208,6 +242,44 @@ def test_prompts_of_the_splits_differ_as_their_names_say():
 def test_one_prompt_alone_has_no_floor_but_is_scored():
   (prompt,) = make_prompts(MediaDataConfig(worlds=WORLDS[:1]), 1)["held_out", False]
   assert floor(TASKS[0], [prompt.media], [prompt], Reader()) == {}
+
+
+def test_questions_are_heard_in_known_and_in_unseen_voices(hearing):
+  found = evaluate_vision(hearing, makers=[Named()], prompts=40)
+  assert list(found.scores) == list(SPLITS) and "other question" in found.to_text()
+  assert list(found.scores["unseen_speakers"]) == [HEARD.name]
+  for tasks in found.scores.values():
+    right = tasks[HEARD.name]["right"]
+    assert right[FULL] == right["truth"] == 1
+    assert right["other question"] < 0.3 and 0.1 < right["floor"] < 0.9
+    kinds = [kind for kind in tasks[HEARD.name] if kind != "right"]
+    assert len(kinds) > 4 and set(kinds) <= set(KINDS)
+    assert list(tasks[HEARD.name]["shape"]) == list(right)
+  assert list(found.scores["held_out"])[-1] == HEARD.name
+  deaf = dataclasses.replace(hearing, speech=None)
+  assert HEARD.name not in evaluate_vision(deaf, makers=[Named()], prompts=2).to_text()
+
+
+def test_a_model_answers_what_it_hears(hearing, monkeypatch):
+  monkeypatch.setattr(vision_lib, "TASKS", ())
+  found = evaluate_vision(hearing, members=[], prompts=2)
+  for split in SPLITS:
+    assert set(found.scores[split][HEARD.name]["right"]) == {
+      FULL, "floor", "other question", "truth"
+    }  # fmt: skip
+
+
+def test_a_question_is_said_by_voices_of_its_split(hearing):
+  data = config_lib.build(MediaDataConfig, hearing.config["data"]["media"], path="media")
+  asked, again = make_prompts(data, 3), make_prompts(data, 3)
+  known, unseen = asked["validation", False], asked["unseen_speakers", False]
+  for a, b, c in zip(known, unseen, again["validation", False]):
+    assert a.question == b.question and a.scene == b.scene
+    assert len(a.waveform) != len(b.waveform) or (a.waveform != b.waveform).any()
+    np.testing.assert_array_equal(a.waveform, c.waveform)
+  silent = make_prompts(dataclasses.replace(data, spoken=()), 3)
+  assert [p.question for p in silent["validation", False]] == [p.question for p in known]
+  assert set(silent) == {("validation", False), ("held_out", False)}
 
 
 def test_models_without_scenes_of_the_world_are_not_asked(saved):

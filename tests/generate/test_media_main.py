@@ -113,6 +113,8 @@ def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path,
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (dict(input=["x.png", "q.wav"]), "--input: the model in .* has no audio"),
+    (dict(input=["x.png", "q.wav"], image="out.png"), "--image or --video, or sound to read"),
     (dict(workdir="text", image="out.png"), "no vision; it was trained on text alone"),
     (dict(workdir="text", input=["x.png"]), "--input: the model"),
     (dict(image="out.png", video="out.gif"), "either --image or --video"),
