@@ -50,10 +50,10 @@ def get_config(arg: str = ""):
   config.data.media = plain(
     MediaDataConfig(worlds=(WorldSource(**world),), slots=slots, tasks=tasks, questions=8)
   )
-  config.data.update(sources=(), row_length=384, rows_per_batch=8)
+  config.data.update(sources=(), row_length=384, rows_per_batch=4)
   config.evaluation.update(rows=32, prompt="", prompts=0)
 
-  config.train.update(steps=500, log_every=20, evaluate_every=250, checkpoint_every=250)
+  config.train.update(steps=800, log_every=20, evaluate_every=400, checkpoint_every=400)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=6e-3, warmup_steps=40, decay_fraction=0.4)
 

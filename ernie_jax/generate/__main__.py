@@ -8,7 +8,7 @@
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --video=out.mp4
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
-    python -m ernie_jax.generate --workdir=runs/joint --input=picture.png --input=question.wav
+    python -m ernie_jax.generate --workdir=runs/quickstart --input=picture.png --input=question.wav
     python -m ernie_jax.generate --workdir=runs/vision --prompt="a small red disc." --story=2 --image=out.png
     python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --speaker=3
     python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --voice=ref.wav

@@ -1,4 +1,4 @@
-"""Writes the report of a run: `python -m ernie_jax.report --workdir=runs/joint`.
+"""Writes the report of a run: `python -m ernie_jax.report --workdir=runs/quickstart`.
 
 RUN is the workdir of a pipeline or of one stage. RUN/report.html is one file with everything in it, RUN/report.md the
 same with its pictures and sounds in RUN/report_files/. What it has is read from the run's own files; samples are made
@@ -24,7 +24,7 @@ _SAMPLES = flags.DEFINE_integer("samples", SAMPLES, "Samples of each direction; 
 
 def main(argv: Sequence[str]) -> None:
   """Checks the flags and writes the report."""
-  workdir = pathlib.Path(cli.require(_WORKDIR, example="runs/joint"))
+  workdir = pathlib.Path(cli.require(_WORKDIR, example="runs/quickstart"))
   if _SAMPLES.value < 0:
     raise UserError(f"--samples must not be negative, got {_SAMPLES.value}")
   samples = (

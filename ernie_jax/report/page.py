@@ -1,6 +1,6 @@
 """The whole report of a run: put together, rendered twice, written.
 
-write_report("runs/joint")
+write_report("runs/quickstart")
 """
 
 import json
