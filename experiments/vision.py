@@ -70,6 +70,9 @@ def get_config(arg: str = ""):
   if "pictures" in options:
     config.data.media.worlds = config.data.media.worlds[:1]
     config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
+    config.data.media.questions = 4
+    config.data.rows_per_batch = 4
+    config.train.steps = 4000
 
   if tiny:
     make_tiny(config)
