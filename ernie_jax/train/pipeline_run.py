@@ -125,7 +125,7 @@ def run_experiment(
   record = read_record(workdir)
   finished = all(_is_finished(experiment, name, record) for name in experiment.stages)
   if finished and (any(ran) or not (workdir / REPORT).exists()):
-    _final_report(workdir)
+    _final_report(experiment, workdir)
 
 
 def identity(
@@ -196,14 +196,16 @@ def _is_finished(
   return bool(one.get("finished")) and one["identity"] == identity(experiment, name, record)
 
 
-def _final_report(workdir: pathlib.Path) -> None:
-  """The report of the whole run, by the first process."""
+def _final_report(experiment: PipelineExperiment, workdir: pathlib.Path) -> None:
+  """The report of the whole run, by the first process; with samples if any stage's model is to show what it makes."""
   if jax.process_index() != 0:
     return
   from ernie_jax.report.page import write_report
+  from ernie_jax.report.samples import SAMPLES
 
   print("all stages are finished; writing the report", flush=True)
-  print(f"report: {write_report(workdir)}", flush=True)
+  shown = any(values.get("evaluation", {}).get("prompts") for values in experiment.stages.values())
+  print(f"report: {write_report(workdir, count=SAMPLES if shown else 0)}", flush=True)
 
 
 def _timed(
