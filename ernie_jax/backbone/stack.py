@@ -65,7 +65,7 @@ class Stack(nn.Module):
       return carry, jax.tree.map(lambda a: a[None], stats)
     scanned = nn.scan(
       block,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "intermediates": 0},  # the second when a caller captures them
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast),
       length=segment.length,

@@ -1,0 +1,1 @@
+"""What trained models do inside, as tables and figures."""

@@ -1,0 +1,48 @@
+"""The command of `analysis/routing.py`: prints the tables, and writes RUN/routing.json and RUN/routing.png.
+
+python -m ernie_jax.analysis.routing --workdir=runs/vision --rows=256 --figure=routing.png
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from ernie_jax import cli
+from ernie_jax.analysis.routing import ROWS, measure_routing
+from ernie_jax.analysis.routing_figure import write_routing_figure
+from ernie_jax.errors import UserError
+from ernie_jax.evaluate.report import write_json
+from ernie_jax.train.model_io import load_model
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the trained model.", allow_override=True
+)
+_ROWS = flags.DEFINE_integer(
+  "rows", ROWS, "Held-out rows of each source of text, of the media, and of the speech, at most."
+)
+_JSON = flags.DEFINE_string(
+  "json", None, "File to write the figures to; WORKDIR/routing.json if not given.",
+  allow_override=True,
+)  # fmt: skip
+_FIGURE = flags.DEFINE_string(
+  "figure", None, "PNG file to draw them in; WORKDIR/routing.png if not given."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the command; see the module's docstring."""
+  del argv
+  workdir = pathlib.Path(cli.require(_WORKDIR, example="runs/vision"))
+  if _ROWS.value < 1:
+    raise UserError(f"--rows must be at least 1, got {_ROWS.value}")
+  json_path = _JSON.value or workdir / "routing.json"
+  figure = _FIGURE.value or workdir / "routing.png"
+  saved = load_model(workdir)
+  print(f"routing up to {_ROWS.value} held-out rows of each source of {workdir}", file=sys.stderr)
+  report = measure_routing(saved, rows=_ROWS.value)
+  print(report.to_text())
+  write_json(json_path, report.to_json())
+  write_routing_figure(report, figure)
+  print(f"wrote {json_path} and {figure}")
