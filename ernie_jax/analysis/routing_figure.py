@@ -31,7 +31,7 @@ _STYLE = {  # colour, marker and line
   "audio": ("#009E73", "P", ":"),
 }
 _WIDTH = 13.0  # inches
-_BARS, _HEAT, _LINES = 1.15, 4.6, 3.7  # height of a group's bars and of the other panels
+_BARS, _CELLS, _LINES = 1.15, 0.55, 3.7  # height of a group's bars and cells, and of the lines
 
 
 def write_routing_figure(report: RoutingReport, path: str | os.PathLike) -> None:
@@ -43,7 +43,7 @@ def write_routing_figure(report: RoutingReport, path: str | os.PathLike) -> None
   heights = [0.9 + _BARS * len(report.groups)]
   panels = [draw_activation]
   if len(report.groups) > 1:
-    heights.append(_HEAT)
+    heights.append(1.9 + _CELLS * (len(report.groups) - 1))
     panels.append(draw_overlaps)
   heights.append(_LINES)
   figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
