@@ -39,7 +39,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ernie_jax.sequence.row import Kind, Row
-from ernie_jax.vision import positions as positions_lib
 from ernie_jax.vision.vit import VisionTransformer, VitConfig
 from ernie_jax.vision.vit_layers import Dense, LayerNorm, Mlp, SelfAttention
 
@@ -149,19 +148,7 @@ class Understanding(nn.Module):
     merge = Merger(c, self.width, name="merger")
     # Groups of the first frame and of later frames differ in K alone, so one merger serves both.
     tokens = jnp.concatenate([merge(*groups) for groups in zip(*paths)], axis=1)
-    tokens += self._places(shape.grid).astype(tokens.dtype)
     return tokens.reshape(*lead, shape.length, self.width)
-
-  def _places(self, grid: tuple[int, int]) -> Float[Array, "G W"]:
-    """A learned vector for each place of a frame.
-
-    Our choice, as for places of drawn frames: Uni-RoPE says place only relative to other positions.
-    """
-    c = self.config
-    trained = tuple(-(-side // c.group_side) for side in c.vit.grid)
-    init = nn.with_logical_partitioning(nn.initializers.normal(_OUT_STD), (None, "embed"))
-    table = self.param("places", init, (trained[0] * trained[1], self.width), jnp.float32)
-    return positions_lib.resize(table, trained, grid)
 
 
 class Merger(nn.Module):
