@@ -55,8 +55,14 @@ def get_config(arg: str = ""):
     small = dict(train=64, validation=16, held_out=8, captions=2)
     sources = tuple(dataclasses.replace(s, **small) for s in sources)
   slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=1, seen_images=6, seen_videos=1)
-  tasks = TaskWeights(draw=5.0, describe=4.0, answer=3.0, extend=1.0, document=0.5)
-  media = MediaDataConfig(worlds=sources, slots=slots, tasks=tasks, scale_weights="uniform")
+  tasks = TaskWeights(draw=4.0, describe=5.0, answer=2.0, extend=1.0, document=0.3)
+  media = MediaDataConfig(
+    worlds=sources,
+    slots=slots,
+    tasks=tasks,
+    questions=8,  # with one, which way two things lie stayed unlearned
+    scale_weights="uniform",
+  )
   config.data.media = plain(media)
   config.data.update(sources=(), row_length=512, rows_per_batch=8)
   config.objective.update(text_weight=0.5, vision_weight=2.0)
@@ -70,7 +76,6 @@ def get_config(arg: str = ""):
   if "pictures" in options:
     config.data.media.worlds = config.data.media.worlds[:1]
     config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
-    config.data.media.questions = 4
     config.data.rows_per_batch = 4
     config.train.steps = 4000
 
