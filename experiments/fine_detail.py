@@ -7,8 +7,8 @@ Arguments, separated by commas: `merger` (the report's attention merger; the def
 (see `UnderstandConfig.variant`), each with as many parameters as the merger; `tiny`. Pictures hold one or two
 objects and a sign of one letter, and are only looked at. `python -m benchmarks.merger` compares them all.
 
-Captions teach to see: with a third of them, and one question for each picture, even colours took four times as long,
-and after 1,200 steps no shape was told from another.
+Captions teach to see: with one for three questions, and one question for each picture, the shapes of small objects were
+guessed after 1,200 steps (0.27 right, the floor); eight questions without captions had 0.36 after 700.
 """
 
 from ernie_jax.data.media_rows import MediaDataConfig, TaskWeights
