@@ -62,14 +62,16 @@ class SavedModel:
 
 
 def model_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
-  """The folder of a pipeline's model, where `workdir` is a pipeline's; otherwise `workdir`."""
+  """The folder of a pipeline's model, where `workdir` is a pipeline's; otherwise `workdir`.
+
+  Raises:
+    UserError: a stage's config is not JSON.
+  """
   workdir = pathlib.Path(workdir)
   if not (workdir / "pipeline.json").exists():
     return workdir
-  stages = (path.parent for path in sorted(workdir.glob("*/config.json")))
-  models = [
-    stage for stage in stages if "elastic" in json.loads((stage / "config.json").read_text())
-  ]
+  configs = sorted(workdir.glob("*/config.json"))
+  models = [path.parent for path in configs if _is_model(_read_json(path))]
   return models[-1] if models else workdir
 
 
@@ -82,15 +84,24 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
   path = model_workdir(workdir) / "config.json"
   if not path.exists():
     raise UserError(f"--workdir: no trained model in {workdir} (there is no {path.name})")
+  values = _read_json(path)
+  if not _is_model(values):
+    raise UserError(f"{path} is not the config of a model: it has no model and elastic")
+  return values
+
+
+def _read_json(path: pathlib.Path) -> Any:
   try:
-    values = json.loads(path.read_text())
+    return json.loads(path.read_text())
   except OSError as e:
     raise UserError(f"cannot read {path}: {e.strerror}") from e
   except ValueError as e:
     raise UserError(f"{path} is not valid JSON: {e}") from e
-  if not isinstance(values, dict) or not {"model", "elastic"} <= set(values):
-    raise UserError(f"{path} is not the config of a model: it has no model and elastic")
-  return values
+
+
+def _is_model(values: Any) -> bool:
+  """Whether a config is a model's."""
+  return isinstance(values, dict) and {"model", "elastic"} <= set(values)
 
 
 def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:
@@ -201,13 +212,6 @@ def read_codec_shape(folder: pathlib.Path) -> CodecConfig | None:
   """
   path = folder / "assets" / CODEC
   return config_lib.build(CodecConfig, _read_json(path), path=str(path)) if path.exists() else None
-
-
-def _read_json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as e:
-    raise UserError(f"cannot read {path}: {e}") from e
 
 
 def _speech(folder: pathlib.Path, codec: Any) -> Speech | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -180,6 +181,12 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir)
   saved = load_model(tmp_path / "run")  # the pipeline's folder stands for that of its model
   assert saved.config == load_model(tmp_path / "run" / "model").config
   assert saved.step == 2 and saved.tokenizer.vocab_size == 384
+  damaged = tmp_path / "run" / "other" / "config.json"
+  damaged.parent.mkdir()
+  damaged.write_text("{")
+  with pytest.raises(UserError, match=r"other/config\.json is not valid JSON"):
+    load_model(tmp_path / "run")
+  shutil.rmtree(damaged.parent)
   assert "bits per byte ↓" in (tmp_path / "run" / "report.html").read_text()
   assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
