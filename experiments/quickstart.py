@@ -60,6 +60,7 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   if not tiny:
     config.model.vocab_size = 1024
     config.train.steps, config.elastic.first_step = 4000, 2000
+    config.evaluation.prompts = 256
   config.objective.audio_weight = speech.objective.audio_weight
   config.text.tokenizer = "@text/tokenizer.model"
   config.vision.tokenizer = "@frames"

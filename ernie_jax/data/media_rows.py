@@ -25,11 +25,8 @@ from ernie_jax.sequence import (
   RowBuilder,
   SlotsConfig,
   SoundShape,
-  SpecialToken,
 )
 from ernie_jax.text.tokenizer import Tokenizer
-
-_HIDDEN = int(SpecialToken.HIDDEN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +65,6 @@ class MediaDataConfig:
     weight: share of rows with media, relative to the text sources.
     questions: at most so many about the same picture or video, one after another and each of another kind.
     no_caption: how often a picture or video is drawn without its caption, for guidance.
-    hide_word: how often a word of a caption that is learnt is hidden from the words after it, which then have
-      to be seen in the picture and not guessed from the words (word dropout, arXiv 1511.06349).
     drop_frame: how often a latent frame of a drawn video is hidden from later ones (VideoAR).
     window: latent frames that a drawn frame looks back; -1: all of them.
     coordinates, scale_weights: see `LayoutOptions`.
@@ -85,7 +80,6 @@ class MediaDataConfig:
   weight: float = 1.0
   questions: int = 1
   no_caption: float = 0.1
-  hide_word: float = 0.0
   drop_frame: float = 0.1
   window: int = 4
   coordinates: str = "unit"
@@ -93,7 +87,7 @@ class MediaDataConfig:
   cache_mb: int = 1024
 
   def __post_init__(self):
-    for name in ("no_caption", "hide_word", "drop_frame"):
+    for name in ("no_caption", "drop_frame"):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
     if self.questions < 1:
@@ -226,12 +220,7 @@ class MediaRows(DrawnRows):
     return self._draw(example, rng, given=1)
 
   def _describe(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
-    words = self._words(_one(example.captions, rng), rng)
-    shown = words
-    if self._regularise and self.config.hide_word > 0:
-      hidden = rng.random(len(words)) < self.config.hide_word
-      shown = [[_HIDDEN] * len(word) if hide else word for word, hide in zip(words, hidden)]
-    return media_tasks.describe(self._frames(example), _joined(words), _joined(shown))
+    return media_tasks.describe(self._frames(example), self._caption(example, rng))
 
   def _answer(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
     """As many questions as `config.questions` and an empty row allow."""
@@ -268,16 +257,12 @@ class MediaRows(DrawnRows):
   def _caption(self, example: MediaExample, rng: np.random.Generator) -> list[int]:
     if not example.captions:
       return []
-    return self._encode(_one(example.captions, rng), rng)
+    return self._encode(example.captions[int(rng.integers(len(example.captions)))], rng)
 
   def _encode(self, text: str, rng: np.random.Generator) -> list[int]:
-    return _joined(self._words(text, rng))
-
-  def _words(self, text: str, rng: np.random.Generator) -> list[list[int]]:
-    """The ids of each word."""
-    dropout = self._bpe_dropout if self._regularise else 0.0
-    words = self.tokenizer.encode_words(self.tokenizer.split(text), dropout=dropout, rng=rng)
-    return [np.frombuffer(word, np.int32).tolist() for word in words]
+    if self._regularise and self._bpe_dropout > 0:
+      return self.tokenizer.encode(text, dropout=self._bpe_dropout, rng=rng).tolist()
+    return self.tokenizer.encode(text).tolist()
 
   def _frames(self, example: MediaExample) -> np.ndarray:
     """All frames of a picture; of a video, as many as a slot has."""
@@ -289,14 +274,6 @@ class MediaRows(DrawnRows):
         f"{example.name} has {example.frames} frames, fewer than config.data.media.slots.frames ({wanted})"
       )
     return example.media[:wanted]
-
-
-def _one(texts: Sequence[str], rng: np.random.Generator) -> str:
-  return texts[int(rng.integers(len(texts)))]
-
-
-def _joined(words: Sequence[Sequence[int]]) -> list[int]:
-  return [i for word in words for i in word]
 
 
 def open_media(

@@ -31,14 +31,10 @@ def draw(caption: Sequence[int], drawn: Drawn) -> list[Item]:
   return [Text((_BOS, *caption), learn=False), drawn, Text((_EOS,))]
 
 
-def describe(
-  media: Pixels, caption: Sequence[int] | None, shown: Sequence[int] | None = None
-) -> list[Item]:
-  """Media and a caption, of which the words that follow see what is `shown`; None: the caption."""
+def describe(media: Pixels, caption: Sequence[int] | None) -> list[Item]:
+  """Media and a caption."""
   items = [Text((_BOS,)), Seen(media), Text((_SEP,), learn=False)]
-  if caption is None:
-    return items
-  return [*items, Text((*caption, _EOS), shown=(*(caption if shown is None else shown), _EOS))]
+  return items if caption is None else [*items, Text((*caption, _EOS))]
 
 
 def answer(

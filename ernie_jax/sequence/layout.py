@@ -60,14 +60,12 @@ class _Piece:
     learned: bool [L], the token here is to be learnt by the position before it.
     speaks: bool [L], the position predicts the text token after it.
     resume: the coordinate of the position after the piece.
-    tokens: int32 [L], what is learnt where `learned`; None: what the row shows.
   """
 
   row: Row
   learned: np.ndarray
   speaks: np.ndarray
   resume: int
-  tokens: np.ndarray | None = None
 
 
 def lay_out(parts: Sequence[parts_lib.Part], *, options: LayoutOptions | None = None) -> Row:
@@ -95,8 +93,7 @@ def lay_out(parts: Sequence[parts_lib.Part], *, options: LayoutOptions | None = 
   learned = np.concatenate([piece.learned for piece in pieces])
   speaks = np.concatenate([piece.speaks for piece in pieces])
   learns = speaks[:-1] & learned[1:]
-  tokens = [piece.row.token if piece.tokens is None else piece.tokens for piece in pieces]
-  row.target[:-1][learns] = np.concatenate(tokens)[1:][learns]
+  row.target[:-1][learns] = row.token[1:][learns]
   row.text_weight[:-1][learns] = 1.0
   return row
 
@@ -104,17 +101,15 @@ def lay_out(parts: Sequence[parts_lib.Part], *, options: LayoutOptions | None = 
 def _text(part: parts_lib.Text, start: int, options: LayoutOptions) -> _Piece:
   del options
   tokens = np.asarray(part.tokens, np.int32)
-  shown = tokens if part.shown is None else np.asarray(part.shown, np.int32)
-  for ids in (tokens, shown):
-    if (ids < 0).any():
-      raise ValueError(f"tokens: ids must not be negative, got {int(ids.min())}")
+  if (tokens < 0).any():
+    raise ValueError(f"tokens: ids must not be negative, got {int(tokens.min())}")
   row = _started(len(tokens))
   row.kind[:] = Kind.TEXT
-  row.token[:] = shown
+  row.token[:] = tokens
   row.position[:] = _counted(start, len(tokens))
   row.group[:] = np.arange(len(tokens))
   learned = np.full(len(tokens), part.learn)
-  return _Piece(row, learned, np.ones(len(tokens), bool), start + len(tokens), tokens)
+  return _Piece(row, learned, np.ones(len(tokens), bool), start + len(tokens))
 
 
 def _voice(part: parts_lib.Voice, start: int, options: LayoutOptions) -> _Piece:

@@ -25,20 +25,10 @@ class Text:
   Attributes:
     tokens: the ids, a sequence or an integer array.
     learn: whether predicting these tokens is part of the loss; False for a prompt.
-    shown: what the tokens after it see in place of `tokens`, as many ids; None: the tokens themselves. What is
-      learnt stays the same (word dropout, arXiv 1511.06349).
-
-  Raises:
-    ValueError: another number of ids shown.
   """
 
   tokens: Sequence[int]
   learn: bool = True
-  shown: Sequence[int] | None = None
-
-  def __post_init__(self):
-    if self.shown is not None and len(self.shown) != len(self.tokens):
-      raise ValueError(f"shown must be {len(self.tokens)} ids, got {len(self.shown)}")
 
   @property
   def length(self) -> int:

@@ -29,4 +29,3 @@ class SpecialToken(enum.IntEnum):
   THINK = 15
   END_THINK = 16
   SURROGATE_BREAK = 17  # keeps two lone UTF-16 surrogates from joining into a pair
-  HIDDEN = 18  # shown in place of a word that what follows must do without

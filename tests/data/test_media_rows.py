@@ -161,28 +161,6 @@ def test_questions_that_no_row_could_hold_are_left_out(words):
   assert all(0 < count < 6 for count in counts)
 
 
-def test_hidden_words_are_learnt_and_not_shown(words):
-  sources = [Known([dataclasses.replace(picture(0), captions=("a red circle 1",))])]
-  plain = rows(words, sources=sources, tasks=only("describe"))[0].row
-  hidden = rows(words, sources=sources, tasks=only("describe"), hide_word=1.0)[0].row
-  np.testing.assert_array_equal(hidden.target, plain.target)
-  np.testing.assert_array_equal(hidden.text_weight, plain.text_weight)
-  caption = np.flatnonzero((plain.token >= 64) & (plain.kind == Kind.TEXT))
-  assert len(caption) and (hidden.token[caption] == SpecialToken.HIDDEN).all()
-  others = np.setdiff1d(np.arange(plain.length), caption)
-  np.testing.assert_array_equal(hidden.token[others], plain.token[others])
-
-
-def test_words_are_hidden_whole_as_often_as_asked_and_only_in_training(words):
-  source = rows(words, tasks=only("describe"), hide_word=0.5)
-  shown = [source[i].row for i in range(30)]
-  hidden = np.concatenate([r.token[(r.kind == Kind.TEXT) & (r.token != r.token[0])] for r in shown])
-  share = (hidden == SpecialToken.HIDDEN).sum() / (hidden >= 18).sum()
-  assert 0.35 < share < 0.65
-  still = rows(words, tasks=only("describe"), hide_word=1.0, regularise=False)[0].row
-  assert (still.token != SpecialToken.HIDDEN).all()
-
-
 def _split(ids: list[int]) -> list[list[int]]:
   """Texts between special tokens."""
   parts = [[]]

@@ -58,13 +58,6 @@ def test_a_prompt_is_not_learnt_but_its_last_token_learns_the_answer():
   np.testing.assert_array_equal(row.text_weight, [0, 1, 1, 0, 0])
 
 
-def test_what_is_shown_in_place_of_a_token_is_not_learnt():
-  row = lay_out([Text((BOS,)), Text((70, 71, EOS), shown=(70, 18, EOS))])
-  np.testing.assert_array_equal(row.token, [BOS, 70, 18, EOS])
-  np.testing.assert_array_equal(row.target, [70, 71, EOS, 0])
-  np.testing.assert_array_equal(row.text_weight, [1, 1, 1, 0])
-
-
 def test_understanding_has_text_loss_only():
   row = lay_out([Text((70,)), ContextMedia(slot=3, frames=1, grid=(1, 2)), Text((SEP, 71))])
   check(
@@ -219,7 +212,6 @@ def test_both_readings_of_centre_alignment(coordinates, expected):
     (lambda: ContextMedia(slot=0, frames=-1, grid=(1, 2)), "frames must be"),
     (lambda: Audio(slot=0, frames=-3), "frames must be"),
     (lambda: lay_out([Text((5, -2))]), "must not be negative, got -2"),
-    (lambda: Text((5, 6), shown=(5,)), "shown must be 2 ids, got 1"),
     (lambda: LayoutOptions(coordinates="centre"), "coordinates must be"),
     (lambda: LayoutOptions(scale_weights="area"), "scale_weights must be"),
     (lambda: pack([lay_out([Text((1, 2, 3))])] * 2, 5), "2 examples need 6 positions"),
