@@ -98,11 +98,13 @@ class Experiment:
   Attributes:
     name: for people.
     seed: of parameters and of every draw; the data has its own.
+    start: the workdir of a model to go on from, see `start_io.py`; empty: none.
     text, data, model, vision, audio, elastic, objective, train, mesh, evaluation: see their classes.
   """
 
   name: str = "experiment"
   seed: int = 0
+  start: str = ""
   text: TextConfig = TextConfig()
   data: DataConfig = DataConfig()
   model: ModelConfig = ModelConfig(vocab_size=4096)

@@ -96,6 +96,7 @@ class Run:
     evaluate: (state) -> metrics, called every `evaluate_every` steps.
     before: the task that the newest checkpoint is of, where that is another one, and
     adapt: what makes its state this task's.
+    begin: what a fresh state becomes before the first step; None: it stays as it is.
   """
 
   task: Task
@@ -110,6 +111,7 @@ class Run:
   evaluate: Callable[[state_lib.TrainState], dict[str, float]] | None = None
   before: Task | None = None
   adapt: Callable[[state_lib.TrainState], state_lib.TrainState] | None = None
+  begin: Callable[[state_lib.TrainState], state_lib.TrainState] | None = None
 
 
 class Stopped(Exception):
@@ -151,7 +153,8 @@ def _start(run: Run, optimizer, checkpoints: Checkpoints) -> state_lib.TrainStat
   """The newest checkpoint's state, with the data moved to its position, or a fresh state."""
   latest = checkpoints.latest_step()
   if latest is None:
-    return state_lib.create(run.task, optimizer, run.seed, run.mesh)
+    fresh = state_lib.create(run.task, optimizer, run.seed, run.mesh)
+    return fresh if run.begin is None else run.begin(fresh)
   like = state_lib.shape_of(run.before or run.task, optimizer, run.seed, run.mesh)
   state, extra = checkpoints.restore(latest, like)
   if run.adapt is not None:

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import dataclasses
 import errno
 import pathlib
 from collections.abc import Sequence
@@ -15,14 +14,13 @@ from jax.experimental import multihost_utils
 
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
-from ernie_jax.backbone.vision_io import grow_bits
 from ernie_jax.data.media_rows import open_media
 from ernie_jax.data.pipeline import training_pipeline, training_texts
 from ernie_jax.data.speech_batches import open_all
 from ernie_jax.data.text_files import Pieces, prepare
 from ernie_jax.elastic.family import members_of
 from ernie_jax.errors import UserError
-from ernie_jax.media import MediaConfig, Vision
+from ernie_jax.media import Vision
 from ernie_jax.sharding import distributed
 from ernie_jax.sharding.mesh import make_mesh
 from ernie_jax.sharding.rules import validate_model
@@ -31,20 +29,13 @@ from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
 from ernie_jax.train import checkpoint, loop
 from ernie_jax.train.experiment import Experiment
 from ernie_jax.train.held_out_loss import coder_of, held_out_loss, media_shapes
-from ernie_jax.train.model_io import (
-  TOKENIZER,
-  read_config,
-  read_media_config,
-  stored_bits,
-  write_config,
-  write_media_config,
-)
+from ernie_jax.train.model_io import TOKENIZER, SavedModel, read_config, stored_bits, write_config
 from ernie_jax.train.pretrain import Pretrain
 from ernie_jax.train.speech_io import get_speech
 from ernie_jax.train.stage_io import check_same, first_difference
+from ernie_jax.train.start_io import begin_at, load_start
 from ernie_jax.train.state import TrainState
-from ernie_jax.train.tokenizer_io import load_tokenizer
-from ernie_jax.vision.quantizer import QuantizerConfig
+from ernie_jax.train.vision_io import before_switch, code_name, get_vision, switch_tokenizer
 
 REPORT = "report.png"  # written last, so where it is the run is complete
 _UNWRITABLE = {
@@ -71,10 +62,11 @@ def run_experiment(
     _check_mesh(experiment, mesh)
     if finished:
       _check_same_experiment(experiment, workdir)
+    start = None if finished else load_start(experiment)
     _check_data(experiment)
-    vision = get_vision(experiment, workdir)
-    speech = get_speech(experiment, workdir)
-    tokenizer = get_tokenizer(experiment, workdir)
+    vision = get_vision(experiment, workdir, start)
+    speech = get_speech(experiment, workdir, start)
+    tokenizer = get_tokenizer(experiment, workdir, start)
     if jax.process_index() == 0:
       write_config(workdir, config_lib.to_dict(experiment))
       print(describe(experiment, mesh, finished), flush=True)
@@ -83,7 +75,7 @@ def run_experiment(
       print(f"{workdir} is finished: step {finished} of {experiment.train.steps}")
     else:
       (workdir / REPORT).unlink(missing_ok=True)  # it tells of an earlier step
-      train_experiment(experiment, workdir, tokenizer, mesh, vision, speech)
+      train_experiment(experiment, workdir, tokenizer, mesh, vision, speech, start)
     # A report that is there after training was asked for meanwhile, of a step before the last.
     if with_report and not (complete and (workdir / REPORT).exists()):
       _final_report(workdir)
@@ -96,8 +88,9 @@ def train_experiment(
   mesh: jax.sharding.Mesh,
   vision: Vision | None = None,
   speech: Speech | None = None,
+  start: SavedModel | None = None,
 ) -> TrainState:
-  """The training stage; resumes from the newest checkpoint."""
+  """The training stage; resumes from the newest checkpoint, or begins with what `start` has learnt."""
   part = distributed.host_slice(mesh)
   data = training_pipeline(
     experiment.data,
@@ -109,7 +102,7 @@ def train_experiment(
   )
   task = Pretrain(experiment.model, experiment.elastic, experiment.objective, vision, speech)
   length = experiment.data.row_length
-  before = _before_switch(experiment, workdir, vision, speech)
+  before = before_switch(experiment, workdir, vision, speech)
   run = loop.Run(
     task=task,
     data=data,
@@ -123,6 +116,7 @@ def train_experiment(
     evaluate=held_out_loss(experiment, tokenizer, vision, speech),
     before=before,
     adapt=None if before is None else lambda state: switch_tokenizer(state, before, task),
+    begin=None if start is None else lambda state: begin_at(start, state),
   )
   try:
     return loop.train(experiment.train, run)
@@ -130,15 +124,18 @@ def train_experiment(
     data.close()
 
 
-def get_tokenizer(experiment: Experiment, workdir: pathlib.Path) -> Tokenizer:
+def get_tokenizer(
+  experiment: Experiment, workdir: pathlib.Path, start: SavedModel | None = None
+) -> Tokenizer:
   """The workdir's tokenizer: stored with its checkpoints, trained or copied there on the first run.
 
   One that an attempt with another text, data or vocabulary left before its first checkpoint is replaced.
   """
   path = workdir / "checkpoints" / "assets" / TOKENIZER
-  if jax.process_index() == 0 and not _tokenizer_fits(experiment, workdir, path):
+  fits = start is None and _tokenizer_fits(experiment, workdir, path)
+  if jax.process_index() == 0 and not fits:
     path.parent.mkdir(parents=True, exist_ok=True)  # fails before minutes of training, not after
-    _make_tokenizer(experiment).save(path)
+    (_make_tokenizer(experiment) if start is None else start.tokenizer).save(path)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("tokenizer")
   tokenizer = Tokenizer.load(path)
@@ -198,91 +195,11 @@ def _describe_media(experiment: Experiment) -> list[str]:
   lines = []
   if data.media.sources:
     media = (*data.media.sources, *data.media.spoken)
-    lines.append(f"media       {labels(media)}; {_code(model.vision)}")
+    lines.append(f"media       {labels(media)}; {code_name(model.vision)}")
   if data.speech.sources:
     code = f"{model.audio.levels} levels of {model.audio.codes} codes, heads {model.audio.heads}"
     lines.append(f"speech      {labels(data.speech.sources)}; {code}")
   return lines
-
-
-def get_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision | None:
-  """The frozen visual tokenizer: that of the newest checkpoint, or on the first run the config's.
-
-  Raises:
-    UserError: it is not there, or does not fit the config.
-  """
-  e, folder = experiment, workdir / "checkpoints"
-  if e.model.vision is None:
-    return None
-  if checkpoint.steps(folder) and stored_bits(folder) == e.model.vision.bits:
-    return _stored_vision(e, workdir)
-  if not e.vision.tokenizer:
-    raise UserError("config.vision.tokenizer must be the workdir of a trained visual tokenizer")
-  saved = load_tokenizer(e.vision.tokenizer)
-  if saved.config.quantizer != e.model.vision:
-    raise UserError(
-      f"config.model.vision is {_code(e.model.vision)}, but the tokenizer in {e.vision.tokenizer} has"
-      f" {_code(saved.config.quantizer)}"
-    )
-  try:
-    config = MediaConfig(tokenizer=saved.config, understand=e.vision.understand)
-    slots = e.data.media.slots
-    if e.data.media.sources:
-      if slots.side != saved.config.side:
-        raise ValueError(f"the tokenizer reads {saved.config.side} pixels a side, not {slots.side}")
-      if slots.drawn_videos or slots.seen_videos:
-        saved.config.latent_frames(slots.frames)
-      config.shapes()
-  except ValueError as error:
-    raise UserError(f"config.vision: {error}") from error
-  if jax.process_index() == 0:
-    write_media_config(folder, saved.config)
-  return Vision(config, saved.params)
-
-
-def _stored_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision:
-  """The visual tokenizer of the newest checkpoint."""
-  folder = workdir / "checkpoints"
-  config = read_media_config(folder, config_lib.to_dict(experiment), stored_bits(folder))
-  if config is None:
-    raise UserError(f"--workdir: {workdir} holds a checkpoint without a visual tokenizer")
-  return Vision(config, checkpoint.load_params(folder, subtree="variables/tokenizer"))
-
-
-def _before_switch(
-  experiment: Experiment,
-  workdir: pathlib.Path,
-  vision: Vision | None,
-  speech: Speech | None,
-) -> Pretrain | None:
-  """The task of a checkpoint with fewer bits, from which this run switches; None if there is none."""
-  if vision is None or not checkpoint.steps(workdir / "checkpoints"):
-    return None
-  old = _stored_vision(experiment, workdir)
-  if old.config.tokenizer.quantizer == experiment.model.vision:
-    return None
-  model = dataclasses.replace(experiment.model, vision=old.config.tokenizer.quantizer)
-  return Pretrain(model, experiment.elastic, experiment.objective, old, speech)
-
-
-def switch_tokenizer(state: TrainState, before: Pretrain, after: Pretrain) -> TrainState:
-  """The state of a run that goes on with a visual tokenizer of more bits (ERNIE 5.0, section 3.1).
-
-  Parameters and the optimizer's moments of new bits begin at zero; everything else goes on.
-  """
-  old, new = before.config.vision.bits, after.config.vision.bits
-  grow = lambda tree: grow_bits(tree, old, new)
-  return state.replace(
-    params=grow(state.params),
-    opt_state=grow(state.opt_state),
-    variables=state.variables.replace(
-      tokenizer=jax.tree.map(jax.numpy.asarray, after.vision.tokenizer)
-    ),
-  )
-
-
-def _code(code: QuantizerConfig) -> str:
-  return f"{code.bits} bits on the sides {','.join(map(str, code.sides))}"
 
 
 def _final_report(workdir: pathlib.Path) -> None:

@@ -11,11 +11,13 @@ from ernie_jax.train import checkpoint
 from ernie_jax.train.codec_io import load_codec
 from ernie_jax.train.experiment import Experiment
 from ernie_jax.train.held_out_loss import coder_of
-from ernie_jax.train.model_io import read_codec_shape, write_audio_assets
+from ernie_jax.train.model_io import SavedModel, read_codec_shape, write_audio_assets
 
 
-def get_speech(experiment: Experiment, workdir: pathlib.Path) -> Speech | None:
-  """The audio codec: that of the newest checkpoint, or on the first run the config's.
+def get_speech(
+  experiment: Experiment, workdir: pathlib.Path, start: SavedModel | None = None
+) -> Speech | None:
+  """The audio codec: that of the newest checkpoint, or on the first run the config's or `start`'s.
 
   On the first run the corpus is encoded, and the voices of its speakers are kept.
 
@@ -30,10 +32,13 @@ def get_speech(experiment: Experiment, workdir: pathlib.Path) -> Speech | None:
     if config is None:
       raise UserError(f"--workdir: {workdir} holds a checkpoint without an audio codec")
     return Speech(config, **checkpoint.load_params(folder, subtree="variables/codec"))
-  if not e.audio.codec:
+  if start is not None:
+    speech = start.speech
+  elif e.audio.codec:
+    saved = load_codec(e.audio.codec)
+    speech = Speech(saved.config, saved.params, saved.vectors)
+  else:
     raise UserError("config.audio.codec must be the workdir of a trained audio codec")
-  saved = load_codec(e.audio.codec)
-  speech = Speech(saved.config, saved.params, saved.vectors)
   try:
     speech.check(e.model.audio)
   except ValueError as error:
@@ -42,5 +47,5 @@ def get_speech(experiment: Experiment, workdir: pathlib.Path) -> Speech | None:
   for source in open_coded(e.data.speech, "train", coder_of(speech), data_dir=e.data.data_dir):
     voices |= source.voices()
   if jax.process_index() == 0:
-    write_audio_assets(folder, saved.config, voices)
+    write_audio_assets(folder, speech.config, voices)
   return speech

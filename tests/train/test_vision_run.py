@@ -17,6 +17,7 @@ from ernie_jax.train.experiment import build_experiment
 from ernie_jax.train.metrics import read_metrics
 from ernie_jax.train.model_io import load_model
 from ernie_jax.train.run import REPORT, run_experiment
+from ernie_jax.train.start_io import load_start
 from ernie_jax.vision.quantizer import QuantizerConfig
 from ernie_jax.vision.tokenizer import TokenizerConfig, initial_params
 
@@ -111,6 +112,67 @@ def test_a_resumed_run_switches_to_more_bits_and_goes_on(finished, folder):
   assert load_model(finished, step=2).model.vision.bits == 4  # the old checkpoint is still whole
   with pytest.raises(UserError, match=r"config\.model\.vision\.bits was 6, is 4"):
     run_experiment(experiment(folder, steps=4), finished)
+
+
+def test_a_run_begins_with_what_another_model_has_learnt(finished, folder, tmp_path):
+  before = load_model(finished)
+  e = _from(finished, folder, bits=6)
+  e = dataclasses.replace(
+    e, vision=dataclasses.replace(e.vision, tokenizer=_tokenizer(folder, before))
+  )
+  run_experiment(e, tmp_path / "next", with_report=False)
+  after = load_model(tmp_path / "next")
+  assert after.step == 1 and after.model.vision.bits == 6
+  assert after.tokenizer.fingerprint == before.tokenizer.fingerprint
+  # Another seed: what was not taken over would be far from what it was.
+  for name in ("embed", "understand"):
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params[name], before.params[name])
+    assert 0 < max(jax.tree.leaves(moved)) < 0.1
+  moved = (
+    after.params["vision"]["head"][:, : before.model.vision.bits] - before.params["vision"]["head"]
+  )
+  assert np.abs(moved).max() < 0.1
+  assert (tmp_path / "next" / "config.json").exists() and read_metrics(tmp_path / "next")[-1][
+    "step"
+  ] == 1
+
+
+def test_a_start_that_does_not_fit_is_named(finished, folder, tmp_path):
+  e = _from(finished, folder, bits=load_model(finished).model.vision.bits)
+  replace, model, vision = dataclasses.replace, e.model, e.vision
+  cases = {
+    r"config\.start: no trained model in": replace(e, start=str(tmp_path)),
+    r"holds another model: config\.model\.heads was 2, is 1": replace(
+      e, model=replace(model, heads=1, head_dim=32)
+    ),
+    r"config\.text\.tokenizer must be empty": replace(
+      e, text=replace(e.text, tokenizer="words.model")
+    ),
+    r"config\.vision\.tokenizer must be empty: it is config\.start's": replace(
+      e, vision=replace(vision, tokenizer=str(folder / "tokenizer_6"))
+    ),
+    r"config\.vision\.tokenizer must name a tokenizer of so many bits": replace(
+      e, model=replace(model, vision=replace(model.vision, bits=8))
+    ),
+    r"bits can grow from config\.start's \d, not be 2": replace(
+      e, model=replace(model, vision=replace(model.vision, bits=2))
+    ),
+  }
+  for message, wrong in cases.items():
+    with pytest.raises(UserError, match=message):
+      load_start(wrong)
+
+
+def _from(finished: pathlib.Path, folder: pathlib.Path, *, bits: int):
+  """One step that goes on from `finished`, with its visual tokenizer."""
+  e = experiment(folder, bits=bits, steps=1)
+  vision = dataclasses.replace(e.vision, tokenizer="")
+  return dataclasses.replace(e, start=str(finished), seed=5, vision=vision)
+
+
+def _tokenizer(folder: pathlib.Path, before) -> str:
+  """The workdir of six bits, where the model has fewer."""
+  return "" if before.model.vision.bits == 6 else str(folder / "tokenizer_6")
 
 
 def test_what_does_not_fit_is_named_before_any_work(folder, tmp_path):
