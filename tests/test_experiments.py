@@ -23,7 +23,7 @@ from ernie_jax.train.step import make_step
 
 FOLDER = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments"
 OTHER_STAGES = {"visual_tokenizer", "audio_codec"}  # tested with their stage
-PIPELINES = {"quickstart"}
+PIPELINES = {"quickstart", "small"}
 FILES = sorted(f for f in FOLDER.glob("*.py") if f.stem not in OTHER_STAGES | PIPELINES)
 
 
@@ -102,11 +102,27 @@ def test_a_pipeline_builds_in_an_order_that_can_be_run(name, arg):
   order = list(pipeline.stages)
   for stage in order:
     assert all(order.index(other) < order.index(stage) for other in pipeline.made_from(stage))
-  model = build_experiment(values.stages.model)
-  assert set(pipeline.made_from("model")) == set(order) - {"pictures", "model"}
-  task, optimizer, _ = parts(model)
+  made_from = {name: set(pipeline.made_from(name)) for name in order}
+  used = set().union(*made_from.values())
+  assert order[-1] == "model" and used == set(order) - {"model"}
+  task, optimizer, _ = parts(model := build_experiment(values.stages.model))
   params = shape_of(task, optimizer, model.seed).params
   assert {"vision", "audio"} <= set(params)
+
+
+@pytest.mark.parametrize("arg", ["", "tiny"])
+def test_the_second_half_of_the_reference_run_is_of_the_first_ones_shape(arg):
+  values = read(FOLDER / "small.py", arg).stages
+  halves = [build_experiment(values[name]) for name in ("pretrain", "model")]
+  shapes = []
+  for half in halves:
+    task, optimizer, _ = parts(half)
+    shapes.append(jax.tree.map(lambda x: x.shape, shape_of(task, optimizer, 0).params))
+  bits = [half.model.vision.bits for half in halves]
+  assert bits[0] < bits[1] and shapes[0].pop("vision") != shapes[1].pop("vision")
+  assert shapes[0] == shapes[1]
+  tokens = [half.data.row_length * half.data.rows_per_batch for half in halves]
+  assert tokens[0] == tokens[1] and halves[1].data.row_length == 2 * halves[0].data.row_length
 
 
 @pytest.mark.parametrize("name", sorted(f.stem for f in FILES) + sorted(PIPELINES))

@@ -62,16 +62,17 @@ class SavedModel:
 
 
 def model_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
-  """The folder of a pipeline's model, where `workdir` is a pipeline's; otherwise `workdir`.
+  """The folder of a pipeline's last model, where `workdir` is a pipeline's; otherwise `workdir`.
 
   Raises:
-    UserError: a stage's config is not JSON.
+    UserError: the pipeline's record or a stage's config is not JSON.
   """
   workdir = pathlib.Path(workdir)
   if not (workdir / "pipeline.json").exists():
     return workdir
-  configs = sorted(workdir.glob("*/config.json"))
-  models = [path.parent for path in configs if _is_model(_read_json(path))]
+  folders = [workdir / name for name in _read_json(workdir / "pipeline.json")]  # in their order
+  there = [folder for folder in folders if (folder / "config.json").exists()]
+  models = [folder for folder in there if _is_model(_read_json(folder / "config.json"))]
   return models[-1] if models else workdir
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 
 import pytest
 
@@ -12,7 +11,7 @@ from ernie_jax.errors import UserError
 from ernie_jax.sharding.mesh import MeshConfig
 from ernie_jax.train import hardware, pipeline_run, stages
 from ernie_jax.train.experiment import default_config
-from ernie_jax.train.model_io import load_model
+from ernie_jax.train.model_io import load_model, model_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,15 +180,29 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir)
   saved = load_model(tmp_path / "run")  # the pipeline's folder stands for that of its model
   assert saved.config == load_model(tmp_path / "run" / "model").config
   assert saved.step == 2 and saved.tokenizer.vocab_size == 384
-  damaged = tmp_path / "run" / "other" / "config.json"
-  damaged.parent.mkdir()
+  damaged = tmp_path / "run" / "text" / "config.json"
+  kept = damaged.read_text()
   damaged.write_text("{")
-  with pytest.raises(UserError, match=r"other/config\.json is not valid JSON"):
+  with pytest.raises(UserError, match=r"text/config\.json is not valid JSON"):
     load_model(tmp_path / "run")
-  shutil.rmtree(damaged.parent)
+  damaged.write_text(kept)
   assert "bits per byte ↓" in (tmp_path / "run" / "report.html").read_text()
   assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
   other = made | {"stages": {"text": text | {"vocab_size": 380}, "model": model}}
   pipeline_run.run_experiment(pipeline_run.build_experiment(other), tmp_path / "run", only=["text"])
   assert (tmp_path / "run" / "stale" / "text-1" / "tokenizer.model").exists()
+
+
+def test_a_model_that_goes_on_from_another_is_the_pipelines(tmp_path):
+  record = {"text": {}, "pretrain": {}, "model": {}, "other": {}}
+  (tmp_path / "pipeline.json").write_text(json.dumps(record))
+  configs = {"text": {"vocab_size": 384}, "pretrain": {"model": {}, "elastic": {}}}
+  configs["model"] = configs["pretrain"] | {"start": "pretrain"}
+  for name in ("text", "pretrain"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps(configs[name]))
+  assert model_workdir(tmp_path) == tmp_path / "pretrain"  # the other half has not begun
+  (tmp_path / "model").mkdir()
+  (tmp_path / "model" / "config.json").write_text(json.dumps(configs["model"]))
+  assert model_workdir(tmp_path) == tmp_path / "model"

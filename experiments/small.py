@@ -1,0 +1,84 @@
+"""The reference run: every stage of the report's recipe in small, about two hours on 4 CPU cores.
+
+  ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
+
+The stages of `quickstart.py`, with two visual tokenizers and the model trained twice (ERNIE 5.0, section 5):
+
+    pretrain  rows of 512, a batch that doubles, a flat rate after warm-up, pictures in 12 bits, multi-token
+              prediction at 0.3, the family from the middle on
+    model     goes on from it: rows of 1,024, half a cosine, pictures in 16 bits, multi-token prediction at 0.1,
+              the routers' bias moved ten times as slowly
+
+`:tiny` goes through all of it in minutes.
+"""
+
+import copy
+import importlib.util
+import pathlib
+
+import ml_collections
+
+_BITS = 12  # of the first visual tokenizer; the second has those of `vision.py`
+
+
+def get_config(arg: str = ""):
+  """arg: "" or "tiny"."""
+  if arg not in ("", "tiny"):
+    raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
+  config = _config_of("quickstart", arg)
+  config.name = "small"
+  stages = config.stages
+  stages.pictures_12 = _config_of("visual_tokenizer", f"bits={_BITS},{arg}")
+  stages.frames_12 = _config_of("visual_tokenizer", f"video,bits={_BITS},{arg}")
+  stages.frames_12.start = "@pictures_12"
+  base = stages.model
+  base.model.update(mtp_depth=1, mtp_width=32 if arg else 256)
+  stages.pretrain = _pretrain(base, tiny=bool(arg))
+  stages.model = _model(base, tiny=bool(arg))
+  return config
+
+
+def _pretrain(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.ConfigDict:
+  """The first half."""
+  config = copy.deepcopy(base)
+  config.name = "small_pretrain"
+  config.model.vision.bits = _BITS
+  config.vision.tokenizer = "@frames_12"
+  config.objective.update(mtp_weight=0.3)
+  config.train.schedule.update(kind="constant")
+  config.evaluation.prompts = 0
+  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 3000)
+  if not tiny:
+    config.train.steps, config.elastic.first_step = 6000, 3000
+  return config
+
+
+def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.ConfigDict:
+  """The second half: fewer and longer rows of the same number of tokens."""
+  config = copy.deepcopy(base)
+  config.name, config.start, config.seed = "small", "@pretrain", 1
+  config.text.tokenizer = config.audio.codec = ""  # those of the start
+  config.model.router.bias_rate = config.model.router.bias_rate / 10
+  config.objective.update(mtp_weight=0.1)
+  config.elastic.first_step = 0
+  config.data.seed = 1
+  config.data.row_length *= 2
+  config.data.rows_per_batch //= 2
+  slots = config.data.media.slots
+  for kind in ("drawn_images", "drawn_videos", "seen_images", "seen_videos"):
+    slots[kind] *= 2
+  config.train.ramp.update(start=2, end=2)
+  config.train.schedule.update(kind="cosine", peak=config.train.schedule.peak / 2)
+  if not tiny:
+    config.train.steps = 3000
+    config.evaluation.prompts = 512
+  return config
+
+
+def _config_of(name: str, arg: str) -> ml_collections.ConfigDict:
+  """The config of another file of this folder."""
+  path = pathlib.Path(__file__).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)
