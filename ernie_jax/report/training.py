@@ -51,17 +51,19 @@ def times(run: Run) -> Section | None:
       seconds, about, estimated = tokens / speed, "about ", True
     if seconds is None:
       continue
+    waits = _median(stage, "data_wait")
     cells = (numbers.large(tokens), numbers.count(speed) if stage.is_model else "")
+    cells += ("" if waits is None else f"{100 * waits:.1f} %",)
     rows.append((stage.name, about + numbers.duration(seconds), *cells))
   if not rows:
     return None
   counted = [stage.seconds for stage in run.stages if stage.seconds is not None]
   if len(counted) > 1:
-    rows.append(("all", numbers.duration(sum(counted)), "", ""))
+    rows.append(("all", numbers.duration(sum(counted)), "", "", ""))
   note = "With compilation and the stage's own evaluation."
   if estimated:
     note = "Tokens over the median of tokens a second; compilation and evaluations are not in it."
-  columns = ("stage", "time", "tokens", "tokens a second, median")
+  columns = ("stage", "time", "tokens", "tokens a second, median", "waiting for data, at most")
   return tidy("Time", Table(columns, tuple(rows), note=note))
 
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -181,6 +182,7 @@ class _Loop:
     self.config, self.run, self.checkpoints = config, run, checkpoints
     self.writer, self.progress, self.names = writer, progress, names
     self.pending: tuple[int, int, Report] | None = None
+    self.waits = _Waits()
 
   def steps(self, state, step_fn, stopping: "_Stopping"):
     """Runs to the end, or to SIGTERM."""
@@ -193,7 +195,8 @@ class _Loop:
     for step in range(int(state.step), config.steps):
       profiler.before(step)
       count = microbatches_at(step, config.ramp)
-      batches = self._gather(count)
+      with self.waits:
+        batches = self._gather(count)
       state, report = step_fn(state, batches, jnp.asarray(count))
       self._read_pending()
       self.pending = (step, count, report)
@@ -245,6 +248,7 @@ class _Loop:
         "tokens_per_second": rates.tokens_per_second,
         "flops_per_second": rates.flops_per_second,
         "utilisation": rates.utilisation or 0.0,
+        "data_wait": self.waits.share(),
       }
       self.writer.write(done, values)
 
@@ -266,6 +270,26 @@ class _Loop:
       else f"the last good checkpoint, step {latest}, stays"
     )
     return f"step {step + 1} is not finite: {'; '.join(what)}; training stopped, {kept}"
+
+
+class _Waits:
+  """How much of the time goes into getting batches ready, which the loop does while the device works on the last one."""
+
+  def __init__(self):
+    self._since = time.perf_counter()
+    self._waited = 0.0
+
+  def __enter__(self) -> None:
+    self._began = time.perf_counter()
+
+  def __exit__(self, *error) -> None:
+    self._waited += time.perf_counter() - self._began
+
+  def share(self) -> float:
+    """Of the time since it was last asked: the most that the device can have waited for data."""
+    since, waited = self._since, self._waited
+    self._since, self._waited = time.perf_counter(), 0.0
+    return waited / (self._since - since)
 
 
 class _Profiler:

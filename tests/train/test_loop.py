@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import flax.linen as nn
 import flax.struct
@@ -177,6 +178,41 @@ def test_a_checkpoint_of_another_optimizer_is_refused_and_kept(tmp_path):
     train(other, run_of(tmp_path))
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
   assert checkpoint.steps(tmp_path / "checkpoints") == [4]
+
+
+class SlowBatches(Batches):
+  """Each batch takes longer to make than a step takes."""
+
+  def __next__(self):
+    time.sleep(0.05)
+    return super().__next__()
+
+
+def test_a_run_that_waits_for_its_data_says_so(tmp_path):
+  train(CONFIG, run_of(tmp_path / "slow", SlowBatches()))
+  train(CONFIG, run_of(tmp_path / "quick"))
+  slow, quick = (
+    [line["data_wait"] for line in read_metrics(tmp_path / name)[1:]] for name in ("slow", "quick")
+  )
+  assert all(0 <= share <= 1 for share in slow + quick)
+  assert np.median(slow) > 0.5 > np.median(quick)
+
+
+def test_a_run_begins_with_what_it_is_given(tmp_path):
+  given = {"weight": np.arange(4, dtype=np.float32)}
+
+  def begin(state):
+    params = {"model": {**state.params["model"], "weight": jnp.asarray(given["weight"])}}
+    return state.replace(params=params)
+
+  still = dataclasses.replace(CONFIG, steps=1, optimizer=OptimizerConfig(weight_decay=0.0))
+  rate = dataclasses.replace(CONFIG.schedule, peak=1e-9)
+  run = run_of(tmp_path, begin=begin)
+  state = train(dataclasses.replace(still, schedule=rate), run)
+  np.testing.assert_allclose(state.params["model"]["weight"], given["weight"], atol=1e-5)
+  again = train(dataclasses.replace(still, steps=2, schedule=rate), run_of(tmp_path))
+  assert int(again.step) == 2
+  np.testing.assert_allclose(again.params["model"]["weight"], given["weight"], atol=1e-5)
 
 
 def test_a_run_that_never_saved_starts_over(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from ernie_jax.train import checkpoint
 from ernie_jax.train.metrics import read_metrics
 
-SPEED = ("tokens_per_second", "flops_per_second", "utilisation")
+SPEED = ("tokens_per_second", "flops_per_second", "utilisation", "data_wait")
 
 
 @pytest.fixture(scope="module")
