@@ -47,9 +47,9 @@ def _pretrain(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.
   config.objective.update(mtp_weight=0.3)
   config.train.schedule.update(kind="constant")
   config.evaluation.prompts = 0
-  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 3000)
+  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 6000)
   if not tiny:
-    config.train.steps, config.elastic.first_step = 6000, 3000
+    config.train.steps, config.elastic.first_step = 12_000, 6000
   return config
 
 
@@ -70,7 +70,7 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   config.train.ramp.update(start=2, end=2)
   config.train.schedule.update(kind="cosine", peak=config.train.schedule.peak / 2)
   if not tiny:
-    config.train.steps = 3000
+    config.train.steps = 6000
     config.evaluation.prompts = 512
   return config
 

@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
   )
   config.vision.understand = plain(UnderstandConfig(vit=vit, heads=4))
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
-  config.elastic.first_step = 3000  # the family joins when the loss no longer falls steeply
+  config.elastic.first_step = 6000  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
   # One plain background and objects in the middle of their places. What no caption tells costs training
@@ -48,12 +48,15 @@ def get_config(arg: str = ""):
   scene = SceneConfig(
     max_objects=2, shades=("dark",), texture_probability=0.0, colour_jitter=0, position_jitter=0.0
   )
-  pictures = WorldSource(side=side, scene=scene, weight=3.0)
-  # Fewer videos that are looked at, and whether a thing moves at all was not learnt.
-  videos = WorldSource(
-    side=side, scene=dataclasses.replace(scene, frames=9), train=8_000, weight=2.0
-  )
-  sources = (pictures, videos)
+  pictures = WorldSource(side=side, scene=scene, weight=1.5)
+  # With fewer videos to look at (one in four) whether a thing moves at all was not learnt.
+  videos = WorldSource(side=side, scene=dataclasses.replace(scene, frames=9), train=8_000)
+  # What is learnt last is which of two things is where; one thing alone teaches nothing of it.
+  two = dataclasses.replace(scene, min_objects=2)
+  pairs = WorldSource(side=side, scene=two, seed=1, weight=1.5, judged=False)
+  moving = dataclasses.replace(two, frames=9)
+  moving_pairs = WorldSource(side=side, scene=moving, train=8_000, seed=1, judged=False)
+  sources = (pictures, videos, pairs, moving_pairs)
   if tiny:
     small = dict(train=64, validation=16, held_out=8, captions=2)
     sources = tuple(dataclasses.replace(s, **small) for s in sources)
@@ -67,20 +70,20 @@ def get_config(arg: str = ""):
     scale_weights="uniform",
   )
   config.data.media = plain(media)
-  config.data.update(sources=(), row_length=512, rows_per_batch=8)
+  config.data.update(sources=(), row_length=512, rows_per_batch=4)
   config.objective.update(text_weight=0.5, vision_weight=2.0)
   config.objective.history.update(flip_max=0.1)
   config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
 
-  config.train.update(steps=6000, log_every=20, evaluate_every=500, checkpoint_every=500)
+  # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not.
+  config.train.update(steps=12_000, log_every=20, evaluate_every=1000, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.4)
 
   if "pictures" in options:
-    config.data.media.worlds = config.data.media.worlds[:1]
+    config.data.media.worlds = config.data.media.worlds[::2]
     config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
-    config.data.rows_per_batch = 4
-    config.train.steps = 4000
+    config.train.steps = 7000
 
   if tiny:
     make_tiny(config)

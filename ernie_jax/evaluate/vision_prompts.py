@@ -97,13 +97,14 @@ def asked_of(split: str, task: Task, prompts: Prompts) -> Sequence[Prompt]:
 
 
 def make_prompts(config: MediaDataConfig, count: int) -> Prompts:
-  """`count` prompts of each split, of pictures and of videos as far as the config has them in its world.
+  """`count` prompts of each split, of pictures and of videos as far as the config has them in its judged worlds.
 
   Those of pictures are also said where `config.spoken` has sources, as the first of these says it.
   """
   made = {}
   for moving in (False, True):
-    sources = [world for world in config.worlds if (world.scene.frames > 1) == moving]
+    judged = [world for world in config.worlds if world.judged]
+    sources = [world for world in judged if (world.scene.frames > 1) == moving]
     if not sources:
       continue
     for split in SCENES:

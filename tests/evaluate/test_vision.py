@@ -239,6 +239,15 @@ def test_prompts_of_the_splits_differ_as_their_names_say():
   assert len(asked) == 4 and len({p.question.kind for many in asked.values() for p in many}) > 4
 
 
+def test_worlds_that_are_there_for_training_alone_give_no_prompts():
+  pairs = WorldSource(scene=SceneConfig(min_objects=2, max_objects=2), seed=1, judged=False)
+  judged = make_prompts(MediaDataConfig(worlds=WORLDS[:1]), 6)
+  asked = make_prompts(MediaDataConfig(worlds=(pairs, *WORLDS[:1])), 6)
+  assert {key: [p.caption for p in many] for key, many in asked.items()} == {
+    key: [p.caption for p in many] for key, many in judged.items()
+  }
+
+
 def test_one_prompt_alone_has_no_floor_but_is_scored():
   (prompt,) = make_prompts(MediaDataConfig(worlds=WORLDS[:1]), 1)["held_out", False]
   assert floor(TASKS[0], [prompt.media], [prompt], Reader()) == {}

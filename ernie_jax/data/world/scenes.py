@@ -36,6 +36,7 @@ class WorldSource:
     documents: share of the pictures that also have a document; videos have none.
     seed: of all of it.
     weight: share of the rows of a mixture, relative to the other sources.
+    judged: whether evaluations take their prompts from it, or it is there for training alone.
   """
 
   side: int = 32
@@ -47,6 +48,7 @@ class WorldSource:
   documents: float = 0.25
   seed: int = 0
   weight: float = 1.0
+  judged: bool = True
 
   def __post_init__(self):
     for name in ("train", "validation", "held_out", "captions"):
@@ -110,7 +112,7 @@ def prepare(source: WorldSource, data_dir: str | os.PathLike) -> Build:
     UserError: `data_dir` cannot be written.
   """
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
-  del settings["weight"]
+  del settings["weight"], settings["judged"]
   label = f"{'pictures' if source.scene.frames == 1 else 'videos'}-{source.side}"
   return prepare_build(
     WorldScenes, source, key=build_key(label, settings), data_dir=data_dir, label=source.label

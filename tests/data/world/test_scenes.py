@@ -85,7 +85,7 @@ def test_equal_sources_are_one_build_with_one_fingerprint_and_others_are_not(bui
 
 def test_a_weight_is_no_part_of_a_build(builds, monkeypatch):
   monkeypatch.setattr(scenes, "draw_example", None)  # nothing is drawn again
-  heavier = WorldSource(**{**vars(PICTURES), "weight": 3.0})
+  heavier = WorldSource(**{**vars(PICTURES), "weight": 3.0, "judged": False})
   assert prepare(heavier, builds[PICTURES].directory.parents[2]) == builds[PICTURES]
 
 
