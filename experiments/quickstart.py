@@ -8,9 +8,6 @@ stages, `--force=NAME` some of them again, `--config.stages.NAME.KEY=VALUE` over
 all of it in minutes.
 """
 
-import importlib.util
-import pathlib
-
 import ml_collections
 
 from ernie_jax.backbone.config import AudioConfig
@@ -19,7 +16,7 @@ from ernie_jax.data.text_files import TextSource
 from ernie_jax.data.world.speech_set import SpeechSource
 from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.train import text_tokenizer_run
-from ernie_jax.train.experiment import plain
+from ernie_jax.train.experiment import config_of, plain
 
 
 def get_config(arg: str = ""):
@@ -30,13 +27,13 @@ def get_config(arg: str = ""):
   text = text_tokenizer_run.default_config()
   text.data = model.data
   text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
-  frames = _config_of("visual_tokenizer", f"video,{arg}")
+  frames = config_of(__file__, "visual_tokenizer", f"video,{arg}")
   frames.start = "@pictures"
   stages = {
     "text": text,
-    "pictures": _config_of("visual_tokenizer", arg),
+    "pictures": config_of(__file__, "visual_tokenizer", arg),
     "frames": frames,
-    "codec": _config_of("audio_codec", arg),
+    "codec": config_of(__file__, "audio_codec", arg),
     "model": model,
   }
   return ml_collections.ConfigDict({"name": "quickstart", "stage": "pipeline", "stages": stages})
@@ -44,7 +41,7 @@ def get_config(arg: str = ""):
 
 def _model(arg: str) -> ml_collections.ConfigDict:
   """The model of `vision.py`, with the heads of `speech.py`, questions that are heard, and text of programs."""
-  config, speech = _config_of("vision", arg), _config_of("speech", arg)
+  config, speech = config_of(__file__, "vision", arg), config_of(__file__, "speech", arg)
   config.name = "quickstart"
   tiny = arg == "tiny"
   config.model.update(depth=speech.model.depth, top_layers=speech.model.top_layers)
@@ -66,12 +63,3 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   config.vision.tokenizer = "@frames"
   config.audio.codec = "@codec"
   return config
-
-
-def _config_of(name: str, arg: str) -> ml_collections.ConfigDict:
-  """The config of another file of this folder."""
-  path = pathlib.Path(__file__).with_name(f"{name}.py")
-  spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)

@@ -13,10 +13,10 @@ The stages of `quickstart.py`, with two visual tokenizers and the model trained 
 """
 
 import copy
-import importlib.util
-import pathlib
 
 import ml_collections
+
+from ernie_jax.train.experiment import config_of
 
 _BITS = 12  # of the first visual tokenizer; the second has those of `vision.py`
 
@@ -25,11 +25,11 @@ def get_config(arg: str = ""):
   """arg: "" or "tiny"."""
   if arg not in ("", "tiny"):
     raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
-  config = _config_of("quickstart", arg)
+  config = config_of(__file__, "quickstart", arg)
   config.name = "small"
   stages = config.stages
-  stages.pictures_12 = _config_of("visual_tokenizer", f"bits={_BITS},{arg}")
-  stages.frames_12 = _config_of("visual_tokenizer", f"video,bits={_BITS},{arg}")
+  stages.pictures_12 = config_of(__file__, "visual_tokenizer", f"bits={_BITS},{arg}")
+  stages.frames_12 = config_of(__file__, "visual_tokenizer", f"video,bits={_BITS},{arg}")
   stages.frames_12.start = "@pictures_12"
   base = stages.model
   base.model.update(mtp_depth=1, mtp_width=32 if arg else 256)
@@ -73,12 +73,3 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
     config.train.steps = 6000
     config.evaluation.prompts = 512
   return config
-
-
-def _config_of(name: str, arg: str) -> ml_collections.ConfigDict:
-  """The config of another file of this folder."""
-  path = pathlib.Path(__file__).with_name(f"{name}.py")
-  spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)

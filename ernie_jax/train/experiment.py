@@ -5,6 +5,8 @@ key that exists can be overridden on the command line, and a misspelled one cann
 """
 
 import dataclasses
+import importlib.util
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -148,6 +150,15 @@ class Experiment:
 def default_config() -> ml_collections.ConfigDict:
   """A ConfigDict with every key of an experiment at its default."""
   return ml_collections.ConfigDict(plain(Experiment()))
+
+
+def config_of(beside: str, name: str, arg: str) -> ml_collections.ConfigDict:
+  """The config of the file NAME.py that lies beside the file `beside`, for `arg`."""
+  path = pathlib.Path(beside).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)
 
 
 def make_tiny(config: ml_collections.ConfigDict) -> None:
