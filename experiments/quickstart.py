@@ -56,7 +56,7 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 8000, 4000
+    config.train.steps, config.elastic.first_step = 7000, 3500
     config.evaluation.prompts = 256
   config.objective.audio_weight = speech.objective.audio_weight
   config.text.tokenizer = "@text/tokenizer.model"

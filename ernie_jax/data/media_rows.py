@@ -34,7 +34,7 @@ class TaskWeights:
   """How often each task is drawn, relative to the others that an example can serve.
 
   Attributes:
-    draw: caption -> picture or video.
+    draw: caption -> picture or video; what has questions and no caption is not drawn.
     describe: picture or video -> caption.
     answer: a question about a picture or video.
     extend: a picture -> the video that it begins.
@@ -195,7 +195,7 @@ class MediaRows(DrawnRows):
     weights = dataclasses.asdict(self.config.tasks)
     moves = example.frames > 1
     can = {
-      "draw": True,
+      "draw": bool(example.captions) or not example.questions,
       "describe": bool(example.captions),
       "answer": bool(example.questions),
       "extend": moves,

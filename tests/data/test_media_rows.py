@@ -151,6 +151,14 @@ def test_several_questions_are_asked_of_one_picture_each_once(words):
   assert len(orders) > 1
 
 
+def test_what_is_asked_about_and_not_told_is_not_drawn(words):
+  example = dataclasses.replace(picture(0), captions=(), document=None)
+  for row in (rows(words, sources=[Known([example])])[i].row for i in range(5)):
+    assert (row.kind == Kind.VISION_CONTEXT).any() and not (row.kind == Kind.VISION_TARGET).any()
+  silent = dataclasses.replace(example, questions=())
+  assert (rows(words, sources=[Known([silent])])[0].row.kind == Kind.VISION_TARGET).any()
+
+
 def test_questions_that_no_row_could_hold_are_left_out(words):
   asked = tuple(Question(f"what shape {i}", "circle") for i in range(6))
   example = dataclasses.replace(picture(0), questions=asked)

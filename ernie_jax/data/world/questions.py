@@ -103,6 +103,7 @@ def reference(
   """
   names = ["shape", "colour", "size"] + ["place"] * (scene.frames == 1)
   names = [names[i] for i in rng.permutation(len(names)) if names[i] not in without]
+  names = [name for name in names if getattr(thing, name) is not None]
   chosen, left = {}, [other for other in scene.objects if other is not thing]
   for name in names:
     fits = [other for other in left if getattr(other, name) == getattr(thing, name)]
@@ -127,10 +128,12 @@ def _shuffled(rng: np.random.Generator, options) -> list:
 
 
 def _attribute(name: str, pattern: str, *, of_size: str | None = None):
-  """Asks for an attribute of an object that can be named without it."""
+  """Asks for an attribute of an object that has it and can be named without it."""
 
   def ask(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     for thing in _shuffled(rng, scene.objects):
+      if getattr(thing, name) is None:
+        continue
       named = reference(scene, thing, rng, without=(name,))
       if named is not None and of_size in (None, thing.size):
         return pattern.format(named), getattr(thing, name)
@@ -157,7 +160,7 @@ def _count(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
   if scene.frames > 1 and rng.integers(4) == 0:
     moving = sum(thing.motion != "still" for thing in scene.objects)
     return "How many things move?", NUMBERS[moving]
-  name = _pick(rng, ("all", "shape", "colour", "size"))
+  name = _pick(rng, ("all", "shape", "size") + ("colour",) * (not _nameless(scene)))
   if name == "all":
     return "How many things are there?", NUMBERS[len(scene.objects)]
   there = [getattr(thing, name) for thing in scene.objects]
@@ -217,7 +220,10 @@ def _yes_no(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _exists(scene: Scene, rng: np.random.Generator, true: bool) -> str:
-  """Whether there is a thing of a colour and a shape."""
+  """Whether there is a thing of a colour and a shape; of a shape, where colours have no names."""
+  if _nameless(scene):
+    there = {thing.shape for thing in scene.objects}
+    return f"Is there a {_pick(rng, [shape for shape in SHAPES if (shape in there) == true])}?"
   there = {(thing.colour, thing.shape) for thing in scene.objects}
   options = [
     pair
@@ -232,7 +238,7 @@ def _exists(scene: Scene, rng: np.random.Generator, true: bool) -> str:
 
 def _is_attribute(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
   """Whether an object has a colour or a size."""
-  name = _pick(rng, ("colour", "size"))
+  name = "size" if _nameless(scene) else _pick(rng, ("colour", "size"))
   for thing in _shuffled(rng, scene.objects):
     named = reference(scene, thing, rng, without=(name,))
     if named is None:
@@ -265,6 +271,10 @@ def _moves(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
       wrong = [m for m in MOTIONS if m not in (thing.motion, "still")]
       return f"Does {named} move {thing.motion if true else _pick(rng, wrong)}?"
   return None
+
+
+def _nameless(scene: Scene) -> bool:
+  return any(thing.colour is None for thing in scene.objects)
 
 
 def _held_out(colour: str, shape: str) -> bool:

@@ -45,6 +45,9 @@ COLOURS = {
   "cyan": (40, 205, 215),
 }
 GREYS = {"dark": 60, "light": 190}
+NAMELESS_DISTANCE = (
+  60  # levels in some channel between a colour without a name and any that has one, or a grey
+)
 TEXTURE_CONTRAST = 12  # levels above and below the grey: less than any object's contrast
 
 # Half of the sides of the box around a shape. Two large ones in neighbouring cells stay apart by a
@@ -75,7 +78,7 @@ class Described:
   """An object as far as words fix it; None is what they leave open.
 
   Attributes:
-    shape, colour, size: of `SHAPES`, `COLOURS`, `SIZES`.
+    shape, colour, size: of `SHAPES`, `COLOURS`, `SIZES`; a thing that is there can have a colour without a name.
     place: of `PLACES`; in a video, where it starts.
     motion: of `MOTIONS`; the direction it starts in.
   """
@@ -89,7 +92,7 @@ class Described:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Object(Described):
-  """An object of a scene: every word fixed, and what words do not say.
+  """An object of a scene: every word fixed but perhaps the colour's, and what words do not say.
 
   Attributes:
     x, y: centre in the first frame.
@@ -236,6 +239,7 @@ class SceneConfig:
     sign_probability: of a sign.
     sign_alphabet: its characters, of `SIGN_ALPHABET`.
     sign_lengths: how many of them, each number equally often; 1 to 3.
+    nameless: all colours are such as no word names (`NAMELESS_DISTANCE`): shapes as such, to be asked about.
     moving_probability: of each object in a video to move.
     speed_jitter: relative change of `SPEED`, at most.
   """
@@ -250,6 +254,7 @@ class SceneConfig:
   sign_probability: float = 0.0
   sign_alphabet: str = SIGN_ALPHABET
   sign_lengths: tuple[int, ...] = (2, 3)
+  nameless: bool = False
   moving_probability: float = 0.75
   speed_jitter: float = 0.0
 
@@ -307,6 +312,8 @@ def _sample_objects(rng, config: SceneConfig, count: int, split: Split) -> tuple
   objects = []
   for i, place in enumerate(places):
     shape, colour = _sample_pair(rng, split, must=i == held_out)
+    if config.nameless:
+      shape, colour = _choose(rng, SHAPES), None
     objects.append(_sample_object(rng, config, shape, colour, PLACES[place]))
   return tuple(objects)
 
@@ -320,12 +327,13 @@ def _sample_pair(rng, split: Split, *, must: bool) -> tuple[str, str]:
       return shape, colour
 
 
-def _sample_object(rng, config: SceneConfig, shape: str, colour: str, place: str) -> Object:
+def _sample_object(rng, config: SceneConfig, shape: str, colour: str | None, place: str) -> Object:
   motion, speed = "still", 0.0
   if config.frames > 1 and rng.random() < config.moving_probability:
     motion = _choose(rng, tuple(m for m in motions_at(place) if m != "still"))
     speed = SPEED * (1 + _uniform(rng, config.speed_jitter))
   x, y = (centre + _uniform(rng, config.position_jitter) for centre in place_centre(place))
+  levels = COLOURS[colour] if colour else _nameless_colour(rng)
   return Object(
     shape=shape,
     colour=colour,
@@ -335,8 +343,16 @@ def _sample_object(rng, config: SceneConfig, shape: str, colour: str, place: str
     x=x,
     y=y,
     speed=speed,
-    rgb=tuple(_jitter(rng, level, config.colour_jitter) for level in COLOURS[colour]),
+    rgb=tuple(_jitter(rng, level, config.colour_jitter) for level in levels),
   )
+
+
+def _nameless_colour(rng) -> tuple[int, ...]:
+  named = np.array([*COLOURS.values(), *([grey] * 3 for grey in GREYS.values())])
+  while True:
+    levels = rng.integers(256, size=3)
+    if (np.abs(named - levels).max(axis=-1) >= NAMELESS_DISTANCE).all():
+      return tuple(levels.tolist())
 
 
 def _sample_background(rng, config: SceneConfig) -> Background:

@@ -32,7 +32,7 @@ class WorldSource:
     side: of the pictures, in pixels; a multiple of 32.
     scene: how scenes are drawn; `scene.frames` 1 for pictures, 1 + 4n for videos.
     train, validation, held_out: examples of each split.
-    captions: kept with each example, in different styles.
+    captions: kept with each example, in different styles; 0: its examples are asked about, not drawn or told.
     documents: share of the pictures that also have a document; videos have none.
     seed: of all of it.
     weight: share of the rows of a mixture, relative to the other sources.
@@ -51,9 +51,15 @@ class WorldSource:
   judged: bool = True
 
   def __post_init__(self):
-    for name in ("train", "validation", "held_out", "captions"):
+    for name in ("train", "validation", "held_out"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.captions < 0:
+      raise ValueError(f"captions must not be negative, got {self.captions}")
+    if self.scene.nameless and (self.captions or self.documents):
+      raise ValueError(
+        "captions and documents must be 0 where colours are nameless: they would name them"
+      )
     if self.side < 32 or self.side % 32:
       raise ValueError(f"side must be a multiple of 32, got {self.side}")
     if not 0 <= self.documents <= 1:

@@ -102,9 +102,10 @@ def judge(scene, text):
   seed=st.integers(0, 10**6),
   frames=st.sampled_from([1, 9]),
   split=st.sampled_from(["train", "held_out"]),
+  nameless=st.booleans(),
 )
-def test_every_answer_is_the_one_that_the_scene_gives(seed, frames, split):
-  scene, asked = draw(seed, frames, split)
+def test_every_answer_is_the_one_that_the_scene_gives(seed, frames, split, nameless):
+  scene, asked = draw(seed, frames, split, nameless=nameless)
   assert len({q.kind for q in asked}) == len(asked) >= 2
   for question in asked:
     assert solve(scene, question.question) == question.answer, question
@@ -123,6 +124,13 @@ def test_a_small_question_is_about_a_small_object():
     for question in (q for q in asked if q.kind == "small"):
       words = re.fullmatch(r"What shape is the (.+)\?", question.question)[1]
       assert only(scene, words).size == "small"
+
+
+def test_colours_without_names_are_never_asked_about():
+  asked = [q for seed in range(100) for q in draw(seed, 1 + 8 * (seed % 2), nameless=True)[1]]
+  assert {q.kind for q in asked} == set(KINDS) - {"colour"}
+  said = {word for q in asked for word in re.findall(r"\w+", f"{q.question} {q.answer}")}
+  assert not said & {"colour", "None", *COLOURS}
 
 
 def test_training_questions_never_name_a_held_out_combination():

@@ -149,3 +149,17 @@ def test_nothing_turns_back_within_nine_frames():
 def test_a_config_that_cannot_be_drawn_is_refused_by_name(key, value):
   with pytest.raises(UserError, match=key):
     config_lib.build(SceneConfig, {key: value}, path="data.scene")
+
+
+def test_colours_without_names_are_far_from_those_that_have_one():
+  named = np.array([*COLOURS.values(), *([grey] * 3 for grey in scene_lib.GREYS.values())])
+  config = SceneConfig(nameless=True, colour_jitter=0)
+  scenes = [sample_scene(np.random.default_rng(seed), config) for seed in range(50)]
+  things = [thing for scene in scenes for thing in scene.objects]
+  assert len({thing.rgb for thing in things}) == len(things) and {t.colour for t in things} == {
+    None
+  }
+  assert not any(scene.held_out for scene in scenes)
+  for thing in things:
+    distance = np.abs(named - thing.rgb).max(axis=-1)
+    assert distance.min() >= scene_lib.NAMELESS_DISTANCE

@@ -91,8 +91,17 @@ def test_a_weight_is_no_part_of_a_build(builds, monkeypatch):
 
 @pytest.mark.parametrize(
   "key, value",
-  [("train", 0), ("side", 48), ("documents", 1.5), ("seed", -1), ("weight", 0.0), ("captions", 0)],
+  [("train", 0), ("side", 48), ("documents", 1.5), ("seed", -1), ("weight", 0.0), ("captions", -1)],
 )
 def test_impossible_settings_are_refused_by_name(key, value):
   with pytest.raises(ValueError, match=key):
     WorldSource(**{key: value})
+
+
+def test_what_would_name_a_colour_that_has_no_name_is_refused():
+  nameless = SceneConfig(nameless=True)
+  for told in ({"captions": 1}, {"documents": 0.5, "captions": 0}):
+    with pytest.raises(ValueError, match="captions and documents"):
+      WorldSource(scene=nameless, **{"documents": 0.0, **told})
+  example = scenes.draw_example(WorldSource(scene=nameless, captions=0, documents=0.0), "train", 0)
+  assert not example.captions and example.document is None and len(example.questions) >= 2
