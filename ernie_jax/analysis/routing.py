@@ -122,18 +122,20 @@ def held_out_rows(saved: SavedModel, *, rows: int) -> tuple[HeldOutRows, ...]:
     HeldOutRows(MediaRow(row=text.rows, drawn=(), seen=()), source.weight)
     for text, source in zip(texts, data.sources)
   ]
+  coder = None
+  if data.speech.sources or data.media.spoken:
+    if saved.speech is None:
+      raise UserError("--workdir: this model was trained on speech, but has no audio codec here")
+    coder = CorpusCoder(saved.speech, tracker=read_pitch)
   if data.media.sources:
     if saved.vision is None:
       raise UserError(
         "--workdir: this model was trained on media, but has no visual tokenizer here"
       )
     shapes = saved.vision.config.shapes(window=data.media.look_back)
-    media = held_out_media(data, saved.tokenizer, shapes, rows=rows)
+    media = held_out_media(data, saved.tokenizer, shapes, rows=rows, coder=coder)
     found.append(HeldOutRows(media, data.media.weight))
   if data.speech.sources:
-    if saved.speech is None:
-      raise UserError("--workdir: this model was trained on speech, but has no audio codec here")
-    coder = CorpusCoder(saved.speech, tracker=read_pitch)
     speech = held_out_speech(data, saved.tokenizer, coder, rows=rows)
     found.append(HeldOutRows(speech, data.speech.weight))
   return tuple(found)

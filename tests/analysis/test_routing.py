@@ -38,6 +38,7 @@ from ernie_jax.data.pipeline import DataConfig
 from ernie_jax.data.text_files import TextSource
 from ernie_jax.data.world.scene import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
+from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
 from ernie_jax.media import Vision
@@ -362,3 +363,7 @@ def test_rows_of_text_and_media_come_from_the_data_of_the_model(
   assert groups(text) == {0} and groups(pictures) == {0, 1, 2, 3, 4}
   with pytest.raises(UserError, match="no visual tokenizer"):
     routing.held_out_rows(dataclasses.replace(saved, vision=None), rows=6)
+  heard = dataclasses.replace(data.media, spoken=(SpokenSource(scenes=worlds[0]),))
+  values = config_lib.to_dict(dataclasses.replace(data, media=heard))
+  with pytest.raises(UserError, match="no audio codec"):  # what is said about pictures needs it
+    routing.held_out_rows(dataclasses.replace(saved, config={"data": values}), rows=6)
