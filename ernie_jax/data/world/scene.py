@@ -45,9 +45,8 @@ COLOURS = {
   "cyan": (40, 205, 215),
 }
 GREYS = {"dark": 60, "light": 190}
-NAMELESS_DISTANCE = (
-  60  # levels in some channel between a colour without a name and any that has one, or a grey
-)
+# Levels in some channel, before jitter, between a colour without a name and any that has one, or a grey.
+NAMELESS_DISTANCE = 60
 TEXTURE_CONTRAST = 12  # levels above and below the grey: less than any object's contrast
 
 # Half of the sides of the box around a shape. Two large ones in neighbouring cells stay apart by a

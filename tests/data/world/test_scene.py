@@ -156,9 +156,8 @@ def test_colours_without_names_are_far_from_those_that_have_one():
   config = SceneConfig(nameless=True, colour_jitter=0)
   scenes = [sample_scene(np.random.default_rng(seed), config) for seed in range(50)]
   things = [thing for scene in scenes for thing in scene.objects]
-  assert len({thing.rgb for thing in things}) == len(things) and {t.colour for t in things} == {
-    None
-  }
+  assert len({thing.rgb for thing in things}) == len(things)
+  assert {thing.colour for thing in things} == {None}
   assert not any(scene.held_out for scene in scenes)
   for thing in things:
     distance = np.abs(named - thing.rgb).max(axis=-1)
