@@ -66,10 +66,12 @@ class Vision:
   Attributes:
     config: see `MediaConfig`.
     tokenizer: parameters of the visual tokenizer.
+    encoder: parameters of a trained ViT, to be looked with and left as they are; None: the model trains its own.
   """
 
   config: MediaConfig
   tokenizer: Any
+  encoder: Any = None
 
 
 @flax.struct.dataclass
@@ -86,12 +88,27 @@ class Encoded:
   targets: Bool[Array, "B I d"]
 
 
-def initial_understanding(config: MediaConfig, width: int, key: Array) -> Any:
-  """Fresh parameters of the understanding path, boxed with their axis names."""
-  t = config.tokenizer
+FROZEN_ENCODER = "understand/vit"  # where a given encoder lies among a model's parameters
+
+
+def initial_understanding(vision: Vision, width: int, key: Array) -> Any:
+  """Parameters of the understanding path, boxed with their axis names: fresh but for a given encoder."""
+  config, t = vision.config, vision.config.tokenizer
   pixels = jnp.zeros((1, t.side, t.side, 3))
   features = jnp.zeros((1, t.quantizer.side, t.quantizer.side, t.widths[-1]))
-  return Understanding(config.understand, width).init(key, pixels, features)["params"]
+  params = Understanding(config.understand, width).init(key, pixels, features)["params"]
+  if vision.encoder is None:
+    return params
+  put = lambda box, value: box.replace_boxed(jnp.asarray(value))
+  is_box = lambda x: hasattr(x, "replace_boxed")
+  return {**params, "vit": jax.tree.map(put, params["vit"], vision.encoder, is_leaf=is_box)}
+
+
+def hold_encoder(params: Any) -> Any:
+  """A model's parameters, with no gradient to the encoder."""
+  understand = params["understand"]
+  held = jax.lax.stop_gradient(understand["vit"])
+  return {**params, "understand": {**understand, "vit": held}}
 
 
 def encode(

@@ -60,9 +60,16 @@ def load_encoder(
   return SavedEncoder(
     values=values,
     config=config_lib.build(_CONFIGS[kind], values[kind], path=f"config.{kind}"),
-    params=checkpoint.load_params(pathlib.Path(workdir) / "checkpoints", step, subtree="params"),
+    params=checkpoint.load_params(
+      pathlib.Path(workdir) / "checkpoints", step, subtree=_subtree(values)
+    ),
     step=step,
   )
+
+
+def _subtree(values: dict[str, Any]) -> str:
+  """Where the encoder lies: beside the layer that taught it, where it was trained here."""
+  return "params/vit" if values.get("stage") == "visual_encoder" else "params"
 
 
 def save_encoder(workdir: str | pathlib.Path, saved: SavedEncoder) -> None:

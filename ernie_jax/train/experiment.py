@@ -48,10 +48,14 @@ class VisionConfig:
   Attributes:
     tokenizer: the workdir of a trained visual tokenizer. It is copied into the first checkpoint, and not
       needed after that.
+    encoder: the workdir of a trained vision transformer of the shape `understand.vit`, one's own
+      (`visual_encoder_run.py`) or a converted one. It becomes the model's and stays as it is; empty: the model
+      trains one from scratch.
     understand: the encoder of pictures and videos that are looked at.
   """
 
   tokenizer: str = ""
+  encoder: str = ""
   understand: UnderstandConfig = UnderstandConfig()
 
 

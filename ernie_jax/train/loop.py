@@ -129,7 +129,8 @@ def train(config: TrainConfig, run: Run) -> state_lib.TrainState:
   """
   schedule = make_schedule(config.schedule, config.steps)
   params = jax.eval_shape(lambda: state_lib.initial_params(run.task, run.seed))
-  optimizer = make_optimizer(config.optimizer, schedule, params)
+  frozen = getattr(run.task, "frozen", ())
+  optimizer = make_optimizer(config.optimizer, schedule, params, frozen=frozen)
   checkpoints = Checkpoints(
     str(run.workdir / "checkpoints"),
     keep_latest=config.keep_latest,

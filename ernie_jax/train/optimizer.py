@@ -16,7 +16,7 @@ to `update` to leave such parts alone.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -66,11 +66,12 @@ class OptimizerConfig:
 
 
 def make_optimizer(
-  config: OptimizerConfig, schedule: Schedule, params: Any
+  config: OptimizerConfig, schedule: Schedule, params: Any, *, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformationExtraArgs:
   """The optimizer for parameters shaped like `params` (arrays or ShapeDtypeStructs, unboxed).
 
-  Its `update(grads, state, params, active=None)` takes the factors of `freeze_inactive`.
+  Its `update(grads, state, params, active=None)` takes the factors of `freeze_inactive`. What lies below the
+  paths of `frozen` never moves, has no moments and costs nothing.
   """
   labels = _by_name(lambda name, p: "muon" if matrix_axes(name, p) else "adam", params)
   adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
@@ -88,7 +89,12 @@ def make_optimizer(
   clip = _clip(config.clip_norm) if config.clip_norm else optax.identity()
   decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask(config, params))
   rate = optax.scale_by_learning_rate(schedule)
-  return freeze_inactive(optax.chain(clip, direction, decay, rate))
+  whole = optax.chain(clip, direction, decay, rate)
+  if frozen:
+    still = lambda name, _: "frozen" if any(_below(name, f) for f in frozen) else "trained"
+    both = {"trained": whole, "frozen": optax.set_to_zero()}
+    whole = optax.partition(both, _by_name(still, params))
+  return freeze_inactive(whole)
 
 
 def square_sums(grads: Any) -> list[jax.Array]:

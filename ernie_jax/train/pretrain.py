@@ -137,13 +137,19 @@ class Pretrain:
       codec = jax.tree.map(jnp.asarray, self.speech.frozen)
     if self.vision is not None:
       own = jax.random.fold_in(key, 1)
-      understand = media_lib.initial_understanding(self.vision.config, self.config.width, own)
+      understand = media_lib.initial_understanding(self.vision, self.config.width, own)
       params = {**params, "understand": understand}
       tokenizer = jax.tree.map(jnp.asarray, self.vision.tokenizer)
     variables = initial_variables(self.config, tokenizer, codec)
     if self.objective.rescale:
       variables = variables.replace(means=balance.no_means(self.modalities))
     return params, variables
+
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Paths of the parameters that do not train: an encoder that was given."""
+    given = self.vision is not None and self.vision.encoder is not None
+    return (media_lib.FROZEN_ENCODER,) if given else ()
 
   @property
   def modalities(self) -> tuple[str, ...]:
@@ -157,6 +163,8 @@ class Pretrain:
     """Losses of text, bits and codes, MTP and the router's auxiliary losses of one micro-batch of rows [B, L]."""
     c, o = self.config, self.objective
     row, encoded, audio = batch, None, None
+    if self.frozen:
+      params = media_lib.hold_encoder(params)
     if isinstance(batch, MediaRow):
       row = batch.row
     if isinstance(batch, MediaRow) and batch.sound is not None:

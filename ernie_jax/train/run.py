@@ -214,7 +214,7 @@ def _final_report(workdir: pathlib.Path) -> None:
 # What a run may change when it goes on: where and how fast, but not what is computed.
 _FREE = {
   "data": ("data_dir", "prefetch", "threads", "cache_mb"),
-  "vision": ("tokenizer",),
+  "vision": ("tokenizer", "encoder"),
   "audio": ("codec",),
   "model": ("remat", "scan", "attention", "grouped_matmul"),
 }
@@ -227,7 +227,13 @@ def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> Non
   bits = stored_bits(workdir / "checkpoints")
   if now is not None and bits is not None and bits <= now.bits:  # a tokenizer may grow
     old = {**old, "model": {**old["model"], "vision": {**old["model"]["vision"], "bits": now.bits}}}
-  check_same(workdir, _completed(old), config_lib.to_dict(experiment), sections, _FREE)
+  old = _completed(old)
+  given = old["vision"]["encoder"]  # its place may change, but not whether there is one
+  if bool(given) != bool(experiment.vision.encoder):
+    raise UserError(
+      f"--workdir: {workdir} holds a checkpoint of another config: config.vision.encoder was {given!r}"
+    )
+  check_same(workdir, old, config_lib.to_dict(experiment), sections, _FREE)
 
 
 def _completed(old: dict[str, Any]) -> dict[str, Any]:

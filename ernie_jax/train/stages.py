@@ -14,6 +14,7 @@ _STAGES = {
     "visual_tokenizer_run:build_experiment",
     "visual_tokenizer_run:run_experiment",
   ),
+  "visual_encoder": ("visual_encoder_run:build_experiment", "visual_encoder_run:run_experiment"),
   "audio_codec": ("audio_codec_run:build_experiment", "audio_codec_run:run_experiment"),
   "text_tokenizer": ("text_tokenizer_run:build_experiment", "text_tokenizer_run:run_experiment"),
   "pipeline": ("pipeline_run:build_experiment", "pipeline_run:run_experiment"),

@@ -26,7 +26,10 @@ class Loss:
 
 
 class Task(Protocol):
-  """One kind of training."""
+  """One kind of training.
+
+  A task may say in `frozen` which parameters stay as `init` makes them: paths joined by `/`.
+  """
 
   def init(self, key: Array) -> tuple[Any, Any]:
     """Parameters (boxed with logical axis names) and variables (state outside the optimizer)."""

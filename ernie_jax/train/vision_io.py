@@ -2,21 +2,26 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.vision_io import grow_bits
 from ernie_jax.errors import UserError
-from ernie_jax.media import MediaConfig, Vision
+from ernie_jax.media import FROZEN_ENCODER, MediaConfig, Vision
 from ernie_jax.speech import Speech
 from ernie_jax.train import checkpoint
+from ernie_jax.train.encoder_io import load_encoder
 from ernie_jax.train.experiment import Experiment
 from ernie_jax.train.model_io import SavedModel, read_media_config, stored_bits, write_media_config
 from ernie_jax.train.pretrain import Pretrain
+from ernie_jax.train.stage_io import first_difference
 from ernie_jax.train.state import TrainState
 from ernie_jax.train.tokenizer_io import load_tokenizer
 from ernie_jax.vision.quantizer import QuantizerConfig
+
+_FREE = ("remat", "dtype")  # of an encoder: how it is run, not what it is
 
 
 def get_vision(
@@ -32,10 +37,11 @@ def get_vision(
     return None
   if checkpoint.steps(folder) and stored_bits(folder) == e.model.vision.bits:
     return _stored_vision(e, workdir)
+  encoder = _get_encoder(e, folder, start)
   if start is not None and not e.vision.tokenizer:
     if jax.process_index() == 0:
       write_media_config(folder, start.vision.config.tokenizer)
-    return start.vision
+    return dataclasses.replace(start.vision, encoder=encoder)
   if not e.vision.tokenizer:
     raise UserError("config.vision.tokenizer must be the workdir of a trained visual tokenizer")
   saved = load_tokenizer(e.vision.tokenizer)
@@ -57,7 +63,27 @@ def get_vision(
     raise UserError(f"config.vision: {error}") from error
   if jax.process_index() == 0:
     write_media_config(folder, saved.config)
-  return Vision(config, saved.params)
+  return Vision(config, saved.params, encoder)
+
+
+def _get_encoder(experiment: Experiment, folder: pathlib.Path, start: SavedModel | None) -> Any:
+  """The parameters of the frozen encoder: the newest checkpoint's, `start`'s or those of the config; or None.
+
+  Raises:
+    UserError: it is not there, or of another shape than the config's.
+  """
+  e = experiment
+  if not e.vision.encoder:
+    return None
+  if checkpoint.steps(folder):
+    return checkpoint.load_params(folder, subtree=f"params/{FROZEN_ENCODER}")
+  if start is not None and start.vision is not None:
+    return start.params["understand"]["vit"]
+  saved = load_encoder(e.vision.encoder, "vit")
+  old, new = (config_lib.to_dict(c) for c in (saved.config, e.vision.understand.vit))
+  if found := first_difference(old, new, "config.vision.understand.vit", _FREE):
+    raise UserError(f"config.vision.encoder: {e.vision.encoder} is of another shape: {found}")
+  return saved.params
 
 
 def _stored_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision:
@@ -66,7 +92,8 @@ def _stored_vision(experiment: Experiment, workdir: pathlib.Path) -> Vision:
   config = read_media_config(folder, config_lib.to_dict(experiment), stored_bits(folder))
   if config is None:
     raise UserError(f"--workdir: {workdir} holds a checkpoint without a visual tokenizer")
-  return Vision(config, checkpoint.load_params(folder, subtree="variables/tokenizer"))
+  tokenizer = checkpoint.load_params(folder, subtree="variables/tokenizer")
+  return Vision(config, tokenizer, _get_encoder(experiment, folder, None))
 
 
 def before_switch(

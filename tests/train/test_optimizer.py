@@ -184,6 +184,24 @@ def test_inactive_layers_and_experts_keep_parameters_and_moments(name):
     check(name, flat(state)[name], flat(free_state)[name], flat(warm)[name])
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_frozen_parameters_never_move_and_have_no_moments(name):
+  params = {part: {"up": {"kernel": jnp.full((4, 8), 0.5)}} for part in ("still", "stillness")}
+  optimizer = make_optimizer(OptimizerConfig(name=name), lambda s: RATE, params, frozen=("still",))
+  state = optimizer.init(params)
+  moments = [n for n, x in flat(state).items() if getattr(x, "shape", ()) == (4, 8)]
+  assert moments and all("stillness" in n for n in moments)
+  updates, _ = optimizer.update(params, state, params)
+  assert np.abs(updates["stillness"]["up"]["kernel"]).min() > 0
+  np.testing.assert_array_equal(updates["still"]["up"]["kernel"], 0)  # not even by decay
+  alone = {"stillness": params["stillness"]}
+  plain = make_optimizer(OptimizerConfig(name=name), lambda s: RATE, alone)
+  expected, _ = plain.update(alone, plain.init(alone), alone)
+  np.testing.assert_allclose(
+    updates["stillness"]["up"]["kernel"], expected["stillness"]["up"]["kernel"], rtol=1e-6
+  )
+
+
 def test_a_shape_or_name_that_fits_no_parameter_is_refused():
   params = {"layers": {"kernel": jnp.ones((2, 4, 4))}}
   optimizer = freeze_inactive(optax.sgd(0.1))

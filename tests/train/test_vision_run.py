@@ -5,7 +5,9 @@ import importlib.util
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ import ernie_jax
 from ernie_jax import config as config_lib
 from ernie_jax.errors import UserError
 from ernie_jax.train import checkpoint
+from ernie_jax.train.encoder_io import SavedEncoder, load_encoder, save_encoder
 from ernie_jax.train.experiment import build_experiment
 from ernie_jax.train.metrics import read_metrics
 from ernie_jax.train.model_io import load_model
@@ -20,6 +23,7 @@ from ernie_jax.train.run import REPORT, run_experiment
 from ernie_jax.train.start_io import load_start
 from ernie_jax.vision.quantizer import QuantizerConfig
 from ernie_jax.vision.tokenizer import TokenizerConfig, initial_params
+from ernie_jax.vision.vit import VisionTransformer, VitConfig
 
 EXPERIMENT = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments" / "vision.py"
 
@@ -42,11 +46,24 @@ def fresh_tokenizer(folder: pathlib.Path, bits: int) -> pathlib.Path:
   return workdir
 
 
+def fresh_encoder(folder: pathlib.Path) -> pathlib.Path:
+  """A workdir with an untrained visual encoder, as `convert` leaves one."""
+  config = VitConfig(
+    patch=8, grid=(4, 4), depth=1, width=16, heads=2, mlp_width=32, positions="sincos"
+  )
+  init = jax.jit(lambda key: VisionTransformer(config).init(key, jnp.zeros((1, 32, 32, 3))))
+  params = nn.unbox(init(jax.random.key(7)))["params"]
+  workdir = folder / "encoder"
+  save_encoder(workdir, SavedEncoder(values={}, config=config, params=params, step=1))
+  return workdir
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
   root = tmp_path_factory.mktemp("vision")
   for bits in (4, 6):
     fresh_tokenizer(root, bits)
+  fresh_encoder(root)
   return root
 
 
@@ -60,6 +77,7 @@ def experiment(folder: pathlib.Path, *, bits: int = 4, steps: int = 2):
   config.elastic.members = ("1x4x2",)
   config.model.vision.update(sides=(1, 2, 4), bits=bits)
   config.vision.tokenizer = str(folder / f"tokenizer_{bits}")
+  config.vision.encoder = str(folder / "encoder")
   config.vision.understand.vit.update(patch=8, grid=(4, 4))
   config.data.update(row_length=200, data_dir=str(folder / "data"))
   config.data.media.slots.update(drawn_images=3, drawn_videos=1, seen_images=3, seen_videos=1)
@@ -99,6 +117,18 @@ def test_all_that_generation_needs_is_in_one_workdir(finished, folder):
   jax.tree.map(np.testing.assert_array_equal, saved.vision.tokenizer, stored)
 
 
+def test_a_given_encoder_is_looked_with_and_stays_as_it_is(finished, folder):
+  found = load_model(finished).params["understand"]
+  jax.tree.map(
+    np.testing.assert_array_equal, found["vit"], load_encoder(folder / "encoder", "vit").params
+  )
+  assert np.abs(found["vit_norm"]["bias"]).max() > 0  # what follows it trains
+  e = experiment(folder, steps=3)
+  without = dataclasses.replace(e, vision=dataclasses.replace(e.vision, encoder=""))
+  with pytest.raises(UserError, match=r"another config: config\.vision\.encoder was '.*encoder'"):
+    run_experiment(without, finished)
+
+
 def test_a_resumed_run_switches_to_more_bits_and_goes_on(finished, folder):
   before = load_model(finished)
   wider = experiment(folder, bits=6, steps=3)
@@ -109,6 +139,8 @@ def test_a_resumed_run_switches_to_more_bits_and_goes_on(finished, folder):
   moved = np.abs(after.params["vision"]["head"][:, :4] - before.params["vision"]["head"])
   assert 0 < moved.max() < 0.1
   assert read_metrics(finished)[-1]["step"] == 3
+  same = (run.params["understand"]["vit"] for run in (before, after))
+  jax.tree.map(np.testing.assert_array_equal, *same)
   assert load_model(finished, step=2).model.vision.bits == 4  # the old checkpoint is still whole
   with pytest.raises(UserError, match=r"config\.model\.vision\.bits was 6, is 4"):
     run_experiment(experiment(folder, steps=4), finished)
@@ -175,6 +207,11 @@ def _tokenizer(folder: pathlib.Path, before) -> str:
   return "" if before.model.vision.bits == 6 else str(folder / "tokenizer_6")
 
 
+def _with_depth(vision, depth: int):
+  vit = dataclasses.replace(vision.understand.vit, depth=depth)
+  return dataclasses.replace(vision, understand=dataclasses.replace(vision.understand, vit=vit))
+
+
 def test_what_does_not_fit_is_named_before_any_work(folder, tmp_path):
   e = experiment(folder)
   cases = {
@@ -183,6 +220,12 @@ def test_what_does_not_fit_is_named_before_any_work(folder, tmp_path):
     ),
     "12 bits on the sides 1,2,4, but the tokenizer": dataclasses.replace(
       e, model=dataclasses.replace(e.model, vision=dataclasses.replace(e.model.vision, bits=12))
+    ),
+    "config.vision.encoder: .* is of another shape: config.vision.understand.vit.depth was 1, is 2": (
+      dataclasses.replace(e, vision=_with_depth(e.vision, 2))
+    ),
+    "no vision transformer in": dataclasses.replace(
+      e, vision=dataclasses.replace(e.vision, encoder=str(tmp_path))
     ),
     "no visual tokenizer in": dataclasses.replace(
       e, vision=dataclasses.replace(e.vision, tokenizer=str(tmp_path))
