@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from ernie_jax import cli
-from ernie_jax.analysis.routing import ROWS, measure_routing
-from ernie_jax.analysis.routing_figure import write_routing_figure
+from ernie_jax.analysis.routing import ROWS
+from ernie_jax.analysis.routing_study import study_routing
 from ernie_jax.errors import UserError
-from ernie_jax.evaluate.report import write_json
-from ernie_jax.train.model_io import load_model
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the trained model.", allow_override=True
@@ -39,10 +37,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"--rows must be at least 1, got {_ROWS.value}")
   json_path = _JSON.value or workdir / "routing.json"
   figure = _FIGURE.value or workdir / "routing.png"
-  saved = load_model(workdir)
   print(f"routing up to {_ROWS.value} held-out rows of each source of {workdir}", file=sys.stderr)
-  report = measure_routing(saved, rows=_ROWS.value)
+  report = study_routing(workdir, rows=_ROWS.value, json_path=json_path, figure=figure)
   print(report.to_text())
-  write_json(json_path, report.to_json())
-  write_routing_figure(report, figure)
   print(f"wrote {json_path} and {figure}")

@@ -197,14 +197,23 @@ def _is_finished(
 
 
 def _final_report(experiment: PipelineExperiment, workdir: pathlib.Path) -> None:
-  """The report of the whole run, by the first process; with samples if any stage's model is to show what it makes."""
+  """The report of the whole run, by the first process.
+
+  Where a stage's model is to show what it makes, it has samples and the study of its routing too.
+  """
   if jax.process_index() != 0:
     return
+  from ernie_jax.analysis.routing_study import study_routing
   from ernie_jax.report.page import write_report
   from ernie_jax.report.samples import SAMPLES
 
+  stages = experiment.stages.items()
+  shown = [name for name, values in stages if values.get("evaluation", {}).get("prompts")]
+  for name in shown:
+    if _build(name, experiment.stages[name]).model.moe_layers:
+      print(f"studying the routing of {name}", flush=True)
+      study_routing(workdir / name)
   print("all stages are finished; writing the report", flush=True)
-  shown = any(values.get("evaluation", {}).get("prompts") for values in experiment.stages.values())
   print(f"report: {write_report(workdir, count=SAMPLES if shown else 0)}", flush=True)
 
 

@@ -186,7 +186,8 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir)
   with pytest.raises(UserError, match=r"text/config\.json is not valid JSON"):
     load_model(tmp_path / "run")
   damaged.write_text(kept)
-  assert "bits per byte ↓" in (tmp_path / "run" / "report.html").read_text()
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert "bits per byte ↓" in page and "How the experts of model are used" in page
   assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
   other = made | {"stages": {"text": text | {"vocab_size": 380}, "model": model}}
