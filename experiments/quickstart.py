@@ -63,7 +63,7 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 5200, 2600
+    config.train.steps, config.elastic.first_step = 4300, 2150
     config.evaluation.prompts = 256
   config.objective.audio_weight = speech.objective.audio_weight
   config.text.tokenizer = "@text/tokenizer.model"

@@ -42,7 +42,7 @@ def family(run: Run) -> Section | None:
 
 
 def tokenizers(run: Run) -> Section | None:
-  """How well the tokenizers rebuild what is held out, with the sheets that they left."""
+  """How well the tokenizers rebuild what is held out, with the sheets that they left, and what the encoder names."""
   parts = []
   for stage in run.stages:
     found = stage.results.get("report", {})
@@ -55,7 +55,10 @@ def tokenizers(run: Run) -> Section | None:
       parts.append(
         picture_of(stage.workdir / "report.png", f"Held-out examples rebuilt by {stage.name}")
       )
-  return tidy("Tokenizers", *parts, folded=True)
+    named = {k: v for k, v in found.items() if isinstance(v, dict) and "nothing" in v}
+    if named:
+      parts.append(tidy(stage.name, _named(named)))
+  return tidy("Tokenizers and encoders", *parts, folded=True)
 
 
 def missing(run: Run) -> list[Text]:
@@ -282,6 +285,15 @@ def _compact(table: Table) -> Table:
   pick = lambda cells: tuple(cells[i] for i in keep)
   left = sum(i < table.left for i in keep)
   return Table(pick(table.columns), tuple(map(pick, table.rows)), left=left, note=table.note)
+
+
+def _named(splits: Mapping[str, Mapping[str, float]]) -> Table:
+  """The share of patches that an encoder names right, by what is asked."""
+  rows = [
+    (label(name), *(numbers.score(values.get(name)) for values in splits.values()))
+    for name in next(iter(splits.values()))
+  ]
+  return Table(("patches named right", *(s.replace("_", " ") for s in splits)), tuple(rows))
 
 
 def _rebuilt(values: Mapping[str, Any]) -> Table | None:

@@ -13,6 +13,7 @@ from ernie_jax.report.runs import Run, StageRun
 _KINDS = {
   "pretrain": "the unified model",
   "visual_tokenizer": "visual tokenizer",
+  "visual_encoder": "visual encoder",
   "audio_codec": "audio codec",
   "text_tokenizer": "text tokenizer",
 }
@@ -103,12 +104,19 @@ def _data(config: Mapping[str, Any]) -> Iterator[str]:
     yield source.get("path") or "Python's standard library"
   for part in (data, data.get("media", {}), data.get("speech", {})):
     for world in part.get("worlds", ()):
-      what = "utterances" if "speech" in world else "pictures"
-      if world.get("scene", {}).get("frames", 1) > 1:
-        what = f"videos of {world['scene']['frames']} frames"
+      what = "utterances" if "speech" in world else _scenes(world.get("scene", {}))
       yield f"{numbers.count(world.get('train'))} {what} of the embedded world"
     for source in (*part.get("folders", ()), *part.get("tfds", ())):
       yield str(source.get("path") or source.get("name") or "a data set")
+
+
+def _scenes(scene: Mapping[str, Any]) -> str:
+  """What kind of scenes a world has."""
+  frames, fewest = scene.get("frames", 1), scene.get("min_objects", 1)
+  what = "pictures" if frames == 1 else f"videos of {frames} frames"
+  extras = [f"at least {fewest} things"] if fewest > 1 else []
+  extras += ["colours without names"] if scene.get("nameless") else []
+  return f"{what} ({', '.join(extras)})" if extras else what
 
 
 def _tokens(stage: StageRun) -> float | None:

@@ -17,6 +17,11 @@ def pipeline(tmp_path) -> pathlib.Path:
   write_stage(
     root / "codec", codec, [{"step": 1, "loss": 3.0, "held_out/mel": 3.3227}], report=CODEC
   )
+  named = {"shape": 0.9876, "nothing": 1.0}
+  encoder = {"stage": "visual_encoder", "data": {"worlds": [{"scene": {"nameless": True}}]}}
+  write_stage(
+    root / "encoder", encoder, [], report={"step": 5, "validation": named, "held_out": named}
+  )
   routing = {"step": 5, "specialisation": {"text": 0.4321}, "share": [0.25, 0.75], "map": [[1]]}
   model = write_stage(
     root / "model", CONFIG, METRICS, family=FAMILY, vision=VISION, speech=SPEECH, routing=routing
@@ -25,6 +30,7 @@ def pipeline(tmp_path) -> pathlib.Path:
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(model / f"{name}.png")
   entry = {"identity": "", "run": 1, "finished": True, "machine": "2 CPU cores"}
   record = {
+    "encoder": entry | {"seconds": 91.0, "config": encoder},
     "codec": entry | {"seconds": 21.9, "config": codec},
     "model": entry | {"seconds": 1307.2, "config": CONFIG},
   }

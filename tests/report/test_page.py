@@ -28,7 +28,7 @@ def test_every_number_is_in_both(pipeline):
     "1,234 videos of 9 frames of the embedded world",
     "books & letters",
   ]
-  told += ["21.9 s", "21.8 min", "22.2 min", "2 CPU cores", "1,280", "1,000"]  # times
+  told += ["21.9 s", "21.8 min", "23.7 min", "2 CPU cores", "1,280", "1,000"]  # times
   told += ["5.5000", "1.5000", "1.6000", "3.3227"]  # curves
   told += ["1.025", "1.468", "token bigram 1.728", "xz -9e 1.350"]  # text
   told += ["0.402", "0.201", "0.031", "0.973", "1.000", "static 0.279", "0.281", "0.016", "256"]
@@ -37,6 +37,7 @@ def test_every_number_is_in_both(pipeline):
   told += ["2.1357", "2.9753", "1.0246", "0.1699", "0.0899", "2.000", "1.250", "87.7", "41", "0.35"]
   told += ["0.551", "0.207"]  # all scores
   told += ["3.490", "0.012", "1.050"]  # the codec
+  told += ["pictures (colours without names)", "patches named right", "0.988"]  # the encoder
   told += ["specialisation / text", "0.4321", "0.25, 0.75"]  # routing
   for page in rendered(pipeline):
     assert [words for words in told if words not in page] == []
@@ -59,7 +60,7 @@ def test_what_a_run_lacks_is_left_out_and_the_command_is_named(tmp_path):
   for page in rendered(workdir):
     assert "by <hand>" in page
     assert f"python -m ernie_jax.evaluate --workdir={workdir}" in page
-    for title in ("Time", "Curves", "All scores", "Tokenizers", "Samples", "Routing"):
+    for title in ("Time", "Curves", "All scores", "Tokenizers and encoders", "Samples", "Routing"):
       assert f"\n{title}\n" not in page and f"# {title}\n" not in page
     assert "nan" not in page and "None" not in page
   assert not (workdir / "report_files").exists()
