@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
   config.vision.understand = plain(UnderstandConfig(heads=2 if tiny else 4))
   config.vision.understand.vit = config_of(__file__, "visual_encoder", ",".join(encoder)).vit
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
-  config.elastic.first_step = 3250  # the family joins when the loss no longer falls steeply
+  config.elastic.first_step = 3750  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
   # One plain background and objects in the middle of their places. What no caption tells costs training
@@ -81,7 +81,7 @@ def get_config(arg: str = ""):
   config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
 
   # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not.
-  config.train.update(steps=6500, log_every=20, evaluate_every=1000, checkpoint_every=500)
+  config.train.update(steps=7500, log_every=20, evaluate_every=1000, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.5)
 

@@ -22,7 +22,7 @@ from ernie_jax.train.state import create, shape_of
 from ernie_jax.train.step import make_step
 
 FOLDER = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments"
-OTHER_STAGES = {"visual_tokenizer", "audio_codec"}  # tested with their stage
+OTHER_STAGES = {"visual_tokenizer", "visual_encoder", "audio_codec"}  # tested with their stage
 PIPELINES = {"quickstart", "small"}
 FILES = sorted(f for f in FOLDER.glob("*.py") if f.stem not in OTHER_STAGES | PIPELINES)
 
