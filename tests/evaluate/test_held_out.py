@@ -72,7 +72,8 @@ def test_a_member_scores_the_same_masked_and_sliced(saved, held_out, name):
   own = score(sliced.params, sliced.bias, held_out, model=sliced.model)
   assert masked.nats == pytest.approx(own.nats, rel=1e-5)
   full = score(saved.params, saved.bias, held_out, model=saved.model)
-  assert (abs(masked.nats - full.nats) < 1e-4 * full.nats) == (name == "2x4x2")
+  # Five steps of training leave a member's score near the full one's, by as little as 5e-5 of it.
+  assert (abs(masked.nats - full.nats) < 1e-5 * full.nats) == (name == "2x4x2")
 
 
 def test_all_members_share_one_compilation(saved, held_out):
