@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ernie_jax
-from ernie_jax.data.world.patch_labels import NOTHING, UNKNOWN, LabelledPictures
+from ernie_jax.data.world.patch_labels import ATTRIBUTES, NOTHING, UNKNOWN, LabelledPictures
 from ernie_jax.errors import UserError
 from ernie_jax.train import visual_encoder_run as run_lib
 from ernie_jax.train.encoder_io import held_kind, load_encoder
@@ -33,7 +33,7 @@ def pictures(seed=0):
   rng = np.random.default_rng(seed)
   return LabelledPictures(
     pixels=rng.integers(256, size=(4, 32, 32, 3), dtype=np.uint8),
-    labels=rng.integers(0, 3, size=(4, 3, 4, 4)).astype(np.int8),
+    labels=rng.integers(0, 3, size=(4, len(ATTRIBUTES), 4, 4)).astype(np.int8),
   )
 
 

@@ -1,7 +1,8 @@
 """What lies under each patch of a scene's pictures: labels for an encoder, and batches of labelled pictures.
 
 The world knows them, as it knows the phones that teach the audio codec. Shape, colour and size are labelled apart, so
-that an encoder has no reason to know them as pairs.
+that an encoder has no reason to know them as pairs. Place is where the middle of the thing is: a patch that says what
+lies there and not where leaves it to the model that reads with it to tell which of two things is where.
 
 Letters: B pictures, S side, h w grid of patches, A attributes.
 """
@@ -19,17 +20,19 @@ from ernie_jax.data.world import scenes
 from ernie_jax.data.world.render import coverage
 from ernie_jax.data.world.scene import (
   COLOURS,
+  PLACES,
   SHAPES,
   SIZES,
   Object,
   Scene,
+  place_of,
   scene_from_json,
   track,
 )
 from ernie_jax.data.world.scenes import WorldSource
 
 NOTHING, UNKNOWN = 0, -1
-ATTRIBUTES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES}
+ATTRIBUTES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES, "place": PLACES}
 _LEAST_SHARE = 0.02  # of a patch that a thing covers, to be what lies there
 
 
@@ -83,7 +86,7 @@ def patch_labels(scene: Scene, side: int, patch: int) -> Int8[np.ndarray, "T A h
   """For each frame and each of `ATTRIBUTES`, which value (counted from 1) the thing under a patch has.
 
   `NOTHING` where no thing covers a fiftieth of the patch, the one that covers most where two do, and `UNKNOWN`
-  where the attribute has no name.
+  where the attribute has no name. Place is that of the frame.
 
   Args:
     scene: what was rendered.
@@ -96,8 +99,8 @@ def patch_labels(scene: Scene, side: int, patch: int) -> Int8[np.ndarray, "T A h
     share = _covered(thing, scene.frames, side, patch)
     here = share > most
     most = np.maximum(most, share)
-    for a, value in enumerate(_values(thing)):
-      labels[:, a][here] = value
+    for a, values in enumerate(_values(thing, scene.frames)):
+      labels[:, a][here] = np.broadcast_to(values[:, None, None], here.shape)[here]
   return labels
 
 
@@ -110,9 +113,12 @@ def _covered(thing: Object, frames: int, side: int, patch: int):
   return alpha.reshape(frames, grid, patch, grid, patch).mean(axis=(2, 4))
 
 
-def _values(thing: Object) -> list[int]:
-  named = ((known, getattr(thing, name)) for name, known in ATTRIBUTES.items())
-  return [UNKNOWN if value is None else 1 + known.index(value) for known, value in named]
+def _values(thing: Object, frames: int) -> list[Int8[np.ndarray, "T"]]:
+  """The label of each attribute in each frame."""
+  same = {name: [getattr(thing, name)] * frames for name in ATTRIBUTES}
+  said = same | {"place": [place_of(x, y) for x, y in track(thing, frames)]}
+  number = lambda name, value: UNKNOWN if value is None else 1 + ATTRIBUTES[name].index(value)
+  return [np.array([number(name, v) for v in said[name]], np.int8) for name in ATTRIBUTES]
 
 
 class LabelledBatches(RowBatches[LabelledPictures, LabelledPictures]):

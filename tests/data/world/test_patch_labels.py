@@ -14,7 +14,15 @@ from ernie_jax.data.world.patch_labels import (
   patch_labels,
 )
 from ernie_jax.data.world.render import render
-from ernie_jax.data.world.scene import Background, Object, Scene, SceneConfig, sample_scene
+from ernie_jax.data.world.scene import (
+  Background,
+  Object,
+  Scene,
+  SceneConfig,
+  place_of,
+  sample_scene,
+  track,
+)
 from ernie_jax.data.world.scenes import WorldSource
 
 DARK = Background(shade="dark", texture="plain", grey=60)
@@ -36,12 +44,12 @@ def named(labels, attribute):
 
 def test_patches_are_named_by_what_lies_there():
   labels = patch_labels(Scene(objects=(SQUARE,), background=DARK), 32, 4)
-  assert labels.shape == (1, 3, 8, 8)
+  assert labels.shape == (1, 4, 8, 8)
   there = np.zeros((8, 8), bool)
   there[2:6, 2:6] = (
     True  # 4.3 pixels from the middle, so a thirteenth of a patch around the inner four
   )
-  for attribute, value in {"shape": "square", "colour": "red", "size": "large"}.items():
+  for attribute, value in dict(shape="square", colour="red", size="large", place="centre").items():
     index = 1 + ATTRIBUTES[attribute].index(value)
     np.testing.assert_array_equal(named(labels, attribute)[0], np.where(there, index, NOTHING))
 
@@ -51,6 +59,14 @@ def test_a_colour_without_a_name_is_unknown_and_its_shape_is_not():
   labels = patch_labels(Scene(objects=(thing,), background=DARK), 32, 4)
   assert set(np.unique(named(labels, "colour"))) == {NOTHING, UNKNOWN}
   assert UNKNOWN not in named(labels, "shape")
+
+
+def test_the_place_of_a_moving_thing_is_that_of_the_frame():
+  mover = dataclasses.replace(SQUARE, place="left", motion="right", x=1 / 6, speed=1 / 12)
+  scene = Scene(objects=(mover,), background=DARK, frames=9)
+  places = [set(frame[frame != NOTHING]) for frame in named(patch_labels(scene, 32, 4), "place")]
+  index = 1 + ATTRIBUTES["place"].index("left")
+  assert places[0] == {index} and places[-1] != {index} and all(len(p) == 1 for p in places)
 
 
 @settings(deadline=None, max_examples=40)
@@ -66,11 +82,17 @@ def test_labels_stand_where_the_rendered_pixels_differ_from_the_background(seed,
   assert (coloured[named(labels, "shape") > NOTHING] > 0).all()
   # At most a fiftieth of either thing, 190 levels from the background, and rounding.
   assert (coloured[named(labels, "shape") == NOTHING] < 2 * 0.02 * 190 + 1).all()
-  for frame in labels:
-    found = {tuple(values) for values in frame.reshape(3, -1).T if values[0] != NOTHING}
+  for t, frame in enumerate(labels):
+    found = {
+      tuple(values) for values in frame.reshape(len(ATTRIBUTES), -1).T if values[0] != NOTHING
+    }
+    placed = [
+      dataclasses.replace(thing, place=place_of(*track(thing, frames)[t]))
+      for thing in scene.objects
+    ]
     wanted = {
       tuple(1 + known.index(getattr(thing, name)) for name, known in ATTRIBUTES.items())
-      for thing in scene.objects
+      for thing in placed
     }
     assert found == wanted
 
@@ -96,7 +118,7 @@ def config(tmp_path_factory):
 def test_batches_hold_frames_with_their_own_labels(config):
   batches = LabelledBatches(config, "train", 4)
   batch, state = next(batches), batches.get_state()
-  assert batch.pixels.shape == (8, 32, 32, 3) and batch.labels.shape == (8, 3, 8, 8)
+  assert batch.pixels.shape == (8, 32, 32, 3) and batch.labels.shape == (8, 4, 8, 8)
   after = next(batches)
   batches.close()
   again = LabelledBatches(config, "train", 4)
