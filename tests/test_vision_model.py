@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_vision import (
@@ -24,7 +25,7 @@ from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.vision_io import bit_logits, grow_bits
 from ernie_jax.elastic.family import ElasticConfig, activate, parse_member
 from ernie_jax.elastic.slicing import slice_params
-from ernie_jax.media import TEACHER_FORCING, encode
+from ernie_jax.media import TEACHER_FORCING, encode, of_filled
 from ernie_jax.model import UnifiedModel, initial_bias
 from ernie_jax.objectives.history import HistoryConfig, flip_strength
 from ernie_jax.objectives.vision import vision_loss
@@ -265,3 +266,27 @@ def test_a_row_takes_no_more_than_its_slots_and_positions_hold():
     builder.add([Drawn(media(0, 5))])
   with pytest.raises(ValueError, match=r"\[F, 16, 16, 3\]"):
     builder.add([Seen(np.zeros((1, 8, 16, 3), np.uint8))])
+
+
+@pytest.mark.parametrize("filled", [[], [0], [2, 3, 7], list(range(11))])
+def test_slots_that_nothing_fills_cost_no_work_and_change_nothing(filled):
+  slots = jnp.asarray(np.random.default_rng(0).normal(size=(11, 5)), jnp.float32)
+  used = np.isin(np.arange(11), filled)
+  whole = lambda w: jnp.tanh(slots[:, None] * w) + 1  # [S, 1, 5], nowhere 0
+  pieces = lambda w: of_filled(lambda s: jnp.tanh(s[:, None] * w) + 1, slots, jnp.asarray(used))
+  w = jnp.linspace(0.5, 1.5, 5)
+  tokens = jax.jit(pieces)(w)
+  np.testing.assert_allclose(tokens[used], whole(w)[used], rtol=1e-5, atol=1e-6)
+  assert (np.asarray(tokens == 0).all((1, 2))).sum() == {0: 11, 1: 9, 3: 7, 11: 0}[
+    len(filled)
+  ]  # pieces of two
+  own = lambda tokens: jnp.sum(jnp.where(used[:, None, None], tokens, 0) ** 2)
+  gradient = lambda f: jax.grad(lambda w: own(f(w)))(w)
+  np.testing.assert_allclose(gradient(pieces), gradient(whole), rtol=1e-5)
+
+
+def test_a_black_picture_is_looked_at():
+  black = [Text((1,)), Seen(np.zeros((1, 16, 16, 3), np.uint8)), Text((3, 80, 2))]
+  frozen = frozen_tokenizer()
+  context = encoding()(clear_params(frozen), frozen, batch_of(row_of(black))).media.context
+  assert np.abs(context[0, 0]).max() > 0

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ernie_jax.kernels.linear import linear
+
 
 def fan_in_init(in_axes: Sequence[int], names: Sequence[str], *, scale: float = 1.0):
   """Normal initialiser of variance scale / (product of the input axes), with logical axis names."""
@@ -44,9 +46,8 @@ class Linear(nn.Module):
     contracted = x.shape[x.ndim - self.in_axes :]
     init = fan_in_init(range(self.in_axes), self.names, scale=self.scale)
     kernel = self.param("kernel", init, (*contracted, *self.features), jnp.float32)
-    dims = (tuple(range(x.ndim - self.in_axes, x.ndim)), tuple(range(self.in_axes)))
     dtype = jnp.dtype(self.dtype)
-    return jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), (dims, ((), ())))
+    return linear(x.astype(dtype), kernel.astype(dtype), self.in_axes)
 
 
 class SwiGLU(nn.Module):

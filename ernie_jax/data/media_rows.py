@@ -228,7 +228,8 @@ class MediaRows(DrawnRows):
     chosen = [example.questions[i] for i in order]
     turns = [(self._encode(q.question, rng), self._encode(q.answer, rng)) for q in chosen]
     items = media_tasks.answer(self._frames(example), turns)
-    while len(turns) > 1 and not self.builder().add(items):
+    empty = self.builder()
+    while len(turns) > 1 and not empty.fits(items):
       turns.pop()
       items = media_tasks.answer(self._frames(example), turns)
     return items

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ernie_jax.kernels.blocked import block_sizes, contract, cut, for_each_block, own_rows
+from ernie_jax.kernels.linear import transposed
 
 Weights = tuple[Float[Array, "E D F"], Float[Array, "E D F"], Float[Array, "E F D"]]
 
@@ -112,12 +113,13 @@ def _block_gradients(x, dy, a, b, gate, w_gate, w_up, w_down) -> dict[str, Any]:
   dgated = dh * gate
   da = (dgated * b * sigmoid * (1 + a * (1 - sigmoid))).astype(dtype)
   db = (dgated * silu).astype(dtype)
+  columns = transposed(x)
   return {
     "x": contract(da, w_gate, ((1,), (1,))) + contract(db, w_up, ((1,), (1,))),
     "gate": jnp.sum(dh * h, axis=1),
-    "w_gate": contract(x, da, ((0,), (0,))),
-    "w_up": contract(x, db, ((0,), (0,))),
-    "w_down": contract((gate * h).astype(dtype), dy, ((0,), (0,))),
+    "w_gate": contract(columns, da, ((1,), (0,))),
+    "w_up": contract(columns, db, ((1,), (0,))),
+    "w_down": contract(transposed((gate * h).astype(dtype)), dy, ((1,), (0,))),
   }
 
 

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ernie_jax.kernels.blocked_attention import BLOCK, NEGATIVE, block_for, blocked_attention
+from ernie_jax.kernels.blocked_attention import NEGATIVE, block_for, blocked_attention
+
+_FEW_QUERIES = 256  # below, all scores at once are as fast
 
 
 @flax.struct.dataclass
@@ -65,7 +67,7 @@ def attend(
       tiles on, and dense for short rows and the few queries of a decoding step.
   """
   if backend == "auto":
-    backend = "blocked" if q.shape[1] >= 2 * BLOCK else "dense"
+    backend = "blocked" if q.shape[1] >= _FEW_QUERIES else "dense"
   if backend == "dense":
     return _dense(q, k, v, queries, keys)
   if backend == "blocked":

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ernie_jax.kernels.linear import sum_of_outer
+
 CHUNK_LOGITS = (
   1 << 22
 )  # logits held at once (16 MB of float32): they stay in a CPU's last-level cache
@@ -63,7 +65,7 @@ def _sum_forward(hidden, kernel, target, weight):
     d_logits = (exponent / normaliser - hit) * w[..., None]
     d_logits = d_logits.astype(h.dtype)
     d_h = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(h.dtype))
-    d_kernel += jnp.einsum("bld,blv->dv", h, d_logits, preferred_element_type=jnp.float32)
+    d_kernel += sum_of_outer(h, d_logits, tokens=2, dtype=jnp.float32)
     return (total + jnp.sum(losses * w), d_kernel), d_h
 
   start = (jnp.zeros((), jnp.float32), jnp.zeros(kernel.shape, jnp.float32))

@@ -11,6 +11,7 @@ frame before. So a frame takes as many positions as it has elements.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -84,9 +85,12 @@ def lay_out(parts: Sequence[parts_lib.Part], *, options: LayoutOptions | None = 
   """
   options = options or LayoutOptions()
   pieces, resume = [], 0
-  for part in parts:
-    pieces.append(_PIECES[type(part)](part, resume, options))
-    resume = pieces[-1].resume
+  for is_text, run in itertools.groupby(parts, lambda part: isinstance(part, parts_lib.Text)):
+    # A run of texts is one piece: an example can ask a dozen questions, and every piece costs the host time.
+    for part in [list(run)] if is_text else run:
+      lay = _texts if is_text else _PIECES[type(part)]
+      pieces.append(lay(part, resume, options))
+      resume = pieces[-1].resume
   row = join([piece.row for piece in pieces])
   if not row.length:
     return row
@@ -98,9 +102,9 @@ def lay_out(parts: Sequence[parts_lib.Part], *, options: LayoutOptions | None = 
   return row
 
 
-def _text(part: parts_lib.Text, start: int, options: LayoutOptions) -> _Piece:
+def _texts(texts: Sequence[parts_lib.Text], start: int, options: LayoutOptions) -> _Piece:
   del options
-  tokens = np.asarray(part.tokens, np.int32)
+  tokens = np.concatenate([np.asarray(text.tokens, np.int32) for text in texts])
   if (tokens < 0).any():
     raise ValueError(f"tokens: ids must not be negative, got {int(tokens.min())}")
   row = _started(len(tokens))
@@ -108,7 +112,7 @@ def _text(part: parts_lib.Text, start: int, options: LayoutOptions) -> _Piece:
   row.token[:] = tokens
   row.position[:] = _counted(start, len(tokens))
   row.group[:] = np.arange(len(tokens))
-  learned = np.full(len(tokens), part.learn)
+  learned = np.repeat([text.learn for text in texts], [text.length for text in texts])
   return _Piece(row, learned, np.ones(len(tokens), bool), start + len(tokens))
 
 
@@ -192,7 +196,6 @@ def _vision(part: parts_lib.VisionTarget, start: int, options: LayoutOptions) ->
 
 
 _PIECES = {
-  parts_lib.Text: _text,
   parts_lib.Audio: _audio,
   parts_lib.Voice: _voice,
   parts_lib.ContextMedia: _context,

@@ -130,6 +130,15 @@ class MediaRow:
   sound: Sound | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+  """An example in a row: its parts, (kind, number, pixels) of the slots that it fills, and how many of each are then used."""
+
+  parts: list[Part]
+  media: list[tuple[int, int, np.ndarray]]
+  used: list[int]
+
+
 class RowBuilder:
   """Packs examples of items into one row of fixed length with fixed slots."""
 
@@ -170,6 +179,27 @@ class RowBuilder:
     Raises:
       ValueError: media of another size, or of a number of frames that no slot has.
     """
+    placed = self._placed(items)
+    if placed is None:
+      return False
+    for kind, number, pixels in placed.media:
+      self._pixels[kind][number] = pixels
+    self._examples.append(lay_out(placed.parts, options=self._options))
+    self._used = placed.used
+    self._free -= self._examples[-1].length
+    if self.sound is not None:
+      clips = [item for item in items if isinstance(item, Clip)]
+      speakers = [item for item in items if isinstance(item, Speaker)]
+      self._sounds.append(sound_of(self._examples[-1], clips, speakers, self.sound))
+      self._clips += len(clips)
+    return True
+
+  def fits(self, items: Sequence[Item]) -> bool:
+    """Whether `add` would add it; raises what `add` does."""
+    return self._placed(items) is not None
+
+  def _placed(self, items: Sequence[Item]) -> "_Placed | None":
+    """Where an example would lie; None where the row has no room."""
     taken = list(self._used)
     parts, media = [], []
     clips = [item for item in items if isinstance(item, Clip)]
@@ -181,23 +211,14 @@ class RowBuilder:
       elif not isinstance(item, Text):
         kind = self._kind(item)
         if taken[kind] == self.slots.counts[kind]:
-          return False
+          return None
         media.append((kind, taken[kind], item.media))
         item = self._part(item, sum(self.slots.counts[:kind]) + taken[kind])
         taken[kind] += 1
       parts.append(item)
     if sum(part.length for part in parts) > self._free:
-      return False
-    for kind, number, pixels in media:
-      self._pixels[kind][number] = pixels
-    self._examples.append(lay_out(parts, options=self._options))
-    self._used = taken
-    self._free -= self._examples[-1].length
-    if self.sound is not None:
-      speakers = [item for item in items if isinstance(item, Speaker)]
-      self._sounds.append(sound_of(self._examples[-1], clips, speakers, self.sound))
-      self._clips += len(clips)
-    return True
+      return None
+    return _Placed(parts, media, taken)
 
   def finish(self) -> MediaRow:
     """The row as far as it was filled."""
