@@ -1,6 +1,6 @@
 """The report's attention merger against its parts alone and an MLP, on questions that need fine detail.
 
-  python -m benchmarks.merger --tokenizer=runs/tokenizer [--seeds=3] [--json=PATH]
+  python -m benchmarks.merger --tokenizer=runs/tokenizer --encoder=runs/encoder [--seeds=3] [--json=PATH]
 
 Every variant of `experiments/fine_detail.py` has as many parameters, the same steps and the same data for
 each seed. Scored are questions of held-out pictures about the text of a sign and the shape of small objects.
@@ -28,6 +28,9 @@ from ernie_jax.train.experiment import build_experiment
 from ernie_jax.train.model_io import SavedModel
 
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "Workdir of a trained visual tokenizer.")
+ENCODER = flags.DEFINE_string(
+  "encoder", "", "Workdir of a trained visual encoder; none: the model trains its own."
+)
 WORKDIR = flags.DEFINE_string("workdir", "runs/merger_benchmark", "Where the runs are kept.")
 JSON = flags.DEFINE_string("json", None, "Write the figures to this file.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each variant.")
@@ -61,7 +64,9 @@ def main(argv) -> None:
 def trained(name: str, seed: int) -> SavedModel:
   """The model of a variant and seed, trained now if it is not there."""
   e = build_experiment(CONFIGS[name].value)
-  e = dataclasses.replace(e, vision=dataclasses.replace(e.vision, tokenizer=TOKENIZER.value))
+  encoder = "" if name == "cnn" else ENCODER.value
+  vision = dataclasses.replace(e.vision, tokenizer=TOKENIZER.value, encoder=encoder)
+  e = dataclasses.replace(e, vision=vision)
   return seeds.trained(e, pathlib.Path(WORKDIR.value) / f"{name}_{seed}", seed=seed)
 
 

@@ -5,7 +5,8 @@
 Stages: `text` (its tokenizer), `pictures` and `frames` (the visual tokenizer, of pictures, then inflated to videos),
 `encoder` (that looks at them), `codec` (of speech), `model` (the elastic family). The same command goes on where it
 stopped; `--only=NAME` runs some stages, `--force=NAME` some of them again, `--config.stages.NAME.KEY=VALUE` overrides any
-key. `:tiny` goes through all of it in minutes.
+key. `:tiny` goes through all of it in minutes. Scenes hold one thing, which is what fits into the time; `:two` has one or
+two of them, as `vision.py` and `small.py` have.
 """
 
 import ml_collections
@@ -20,10 +21,12 @@ from ernie_jax.train.experiment import config_of, plain
 
 
 def get_config(arg: str = ""):
-  """arg: "" or "tiny"."""
-  if arg not in ("", "tiny"):
-    raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
-  model = _model(arg)
+  """arg: any of "tiny", "two", separated by a comma."""
+  options = [option for option in arg.split(",") if option]
+  if unknown := set(options) - {"tiny", "two"}:
+    raise ValueError(f"unknown argument {sorted(unknown)[0]!r}; known: tiny, two")
+  arg = "tiny" if "tiny" in options else ""
+  model = _model(arg, things=2 if "two" in options else 1)
   text = text_tokenizer_run.default_config()
   text.data = model.data
   text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
@@ -40,8 +43,11 @@ def get_config(arg: str = ""):
   return ml_collections.ConfigDict({"name": "quickstart", "stage": "pipeline", "stages": stages})
 
 
-def _model(arg: str) -> ml_collections.ConfigDict:
-  """The model of `vision.py`, with the heads of `speech.py`, questions that are heard, and text of programs."""
+def _model(arg: str, things: int) -> ml_collections.ConfigDict:
+  """The model of `vision.py`, with the heads of `speech.py`, questions that are heard, and text of programs.
+
+  Scenes that are judged hold up to `things` things.
+  """
   config, speech = config_of(__file__, "vision", arg), config_of(__file__, "speech", arg)
   config.name = "quickstart"
   tiny = arg == "tiny"
@@ -52,8 +58,11 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   config.data.speech = plain(SpeechDataConfig(worlds=worlds, weight=0.4))
   # Drawing is learnt last. Of the worlds for training alone, a few scenes of two things stay.
   pictures, videos, pairs, *_ = config.data.media.worlds
+  judged = lambda world, weight: {
+    **world, "weight": weight, "scene": {**world["scene"], "max_objects": things}
+  }  # fmt: skip
   config.data.media.worlds = (
-    {**pictures, "weight": 2.0}, {**videos, "weight": 1.6}, {**pairs, "weight": 0.5}
+    judged(pictures, 2.0), judged(videos, 1.6), {**pairs, "weight": 0.5}
   )  # fmt: skip
   config.data.media.tasks.update(draw=8.0, describe=2.0, answer=2.0, extend=1.0)
   # One in eight examples of media is about a picture of the first world, and heard: mostly a question.
@@ -63,9 +72,10 @@ def _model(arg: str) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 4300, 2150
+    config.train.steps, config.elastic.first_step = 5000, 2500
     config.evaluation.prompts = 256
-  config.objective.audio_weight = speech.objective.audio_weight
+  # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned.
+  config.objective.update(rescale=True, text_weight=1.0, vision_weight=2.0, audio_weight=2.0)
   config.text.tokenizer = "@text/tokenizer.model"
   config.vision.tokenizer = "@frames"
   config.vision.encoder = "@encoder"

@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
   """arg: "" or "tiny"."""
   if arg not in ("", "tiny"):
     raise ValueError(f"unknown argument {arg!r}; the only one is 'tiny'")
-  config = config_of(__file__, "quickstart", arg)
+  config = config_of(__file__, "quickstart", f"two,{arg}")
   config.name = "small"
   stages = config.stages
   stages.pictures_12 = config_of(__file__, "visual_tokenizer", f"bits={_BITS},{arg}")

@@ -64,6 +64,7 @@ class MediaDataConfig:
     tasks: what is learnt from an example that nobody speaks about.
     weight: share of rows with media, relative to the text sources.
     questions: at most so many about the same picture or video, one after another and each of another kind.
+    kinds: of the questions that are asked, where a picture has any of these; empty: all.
     no_caption: how often a picture or video is drawn without its caption, for guidance.
     drop_frame: how often a latent frame of a drawn video is hidden from later ones (VideoAR).
     window: latent frames that a drawn frame looks back; -1: all of them.
@@ -79,6 +80,7 @@ class MediaDataConfig:
   tasks: TaskWeights = TaskWeights()
   weight: float = 1.0
   questions: int = 1
+  kinds: tuple[str, ...] = ()
   no_caption: float = 0.1
   drop_frame: float = 0.1
   window: int = 4
@@ -224,8 +226,9 @@ class MediaRows(DrawnRows):
 
   def _answer(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
     """As many questions as `config.questions` and an empty row allow."""
-    order = rng.permutation(len(example.questions))[: self.config.questions]
-    chosen = [example.questions[i] for i in order]
+    asked = [q for q in example.questions if q.kind in self.config.kinds] or example.questions
+    order = rng.permutation(len(asked))[: self.config.questions]
+    chosen = [asked[i] for i in order]
     turns = [(self._encode(q.question, rng), self._encode(q.answer, rng)) for q in chosen]
     items = media_tasks.answer(self._frames(example), turns)
     empty = self.builder()

@@ -151,6 +151,17 @@ def test_several_questions_are_asked_of_one_picture_each_once(words):
   assert len(orders) > 1
 
 
+def test_questions_of_some_kinds_can_be_asked_alone(words):
+  asked = (Question("what shape", "circle", "shape"), Question("it moves", "up", "motion"))
+  source = [Known([dataclasses.replace(picture(2), questions=asked)])]
+  some = lambda kinds: rows(words, tasks=only("answer"), sources=source, questions=9, kinds=kinds)
+  text = lambda row: [words.decode(t) for t in _split(tokens(row.row)) if t]
+  assert text(some(("motion", "sign"))[0]) == ["it moves", "up"]
+  assert (
+    len(text(some(())[0])) == len(text(some(("sign",))[0])) == 4
+  )  # all, where none is of these kinds
+
+
 def test_what_is_asked_about_and_not_told_is_not_drawn(words):
   example = dataclasses.replace(picture(0), captions=(), document=None)
   for row in (rows(words, sources=[Known([example])])[i].row for i in range(5)):
