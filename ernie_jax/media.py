@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import Media
+from ernie_jax.kernels.platform import platform
 from ernie_jax.objectives.history import HistoryConfig, flip_strength
 from ernie_jax.sequence.media import MediaRow, MediaShapes
 from ernie_jax.sequence.row import Kind, Row
@@ -186,9 +187,10 @@ def understand(
     return module.apply({"params": params["understand"]}, video, features)
 
   flat = pixels.reshape(-1, *pixels.shape[2:])
-  if active_mesh() is None:
+  # On an accelerator pieces one after another would cost more; between devices sorting would move pictures.
+  if platform() == "cpu" and active_mesh() is None:
     tokens = of_filled(encoded, flat, filled.reshape(-1))
-  else:  # sorting slots would move pictures between devices
+  else:
     tokens = encoded(flat)
   return tokens.reshape(*pixels.shape[:2], *tokens.shape[1:])
 
@@ -199,6 +201,7 @@ def of_filled(
   """`encoded(slots)`, a few slots at a time, without the work for slots that are not filled.
 
   Of the slots that a row may fill most stay empty, and encoding them all took a fifth of a training step on CPU.
+  For the gradient each of the pieces keeps a copy of the weights of `encoded`: meant for small ones.
   """
   count = len(slots)
   size = -(-count // _PIECES)

@@ -5,7 +5,7 @@
 Stages: `text` (its tokenizer), `pictures` and `frames` (the visual tokenizer, of pictures, then inflated to videos),
 `encoder` (that looks at them), `codec` (of speech), `model` (the elastic family). The same command goes on where it
 stopped; `--only=NAME` runs some stages, `--force=NAME` some of them again, `--config.stages.NAME.KEY=VALUE` overrides any
-key. `:tiny` goes through all of it in minutes. Scenes hold one thing, which is what fits into the time; `:two` has one or
+key. `:tiny` goes through all of it in minutes. Scenes that are judged hold one thing, which is what fits into the time; `:two` has one or
 two of them, as `vision.py` and `small.py` have.
 """
 
@@ -58,11 +58,11 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.speech = plain(SpeechDataConfig(worlds=worlds, weight=0.4))
   # Drawing is learnt last. Of the worlds for training alone, a few scenes of two things stay.
   pictures, videos, pairs, *_ = config.data.media.worlds
-  judged = lambda world, weight: {
+  of_things = lambda world, weight: {
     **world, "weight": weight, "scene": {**world["scene"], "max_objects": things}
   }  # fmt: skip
   config.data.media.worlds = (
-    judged(pictures, 2.0), judged(videos, 1.6), {**pairs, "weight": 0.5}
+    of_things(pictures, 2.0), of_things(videos, 1.6), {**pairs, "weight": 0.5}
   )  # fmt: skip
   config.data.media.tasks.update(draw=8.0, describe=2.0, answer=2.0, extend=1.0)
   # One in eight examples of media is about a picture of the first world, and heard: mostly a question.

@@ -52,6 +52,7 @@ def test_there_are_experiments():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_an_experiment_builds_by_shape(path):
   e = load(path, "")
+  assert not e.elastic.trains_family or e.elastic.first_step < e.train.steps
   task, optimizer, _ = parts(e)
   state = shape_of(task, optimizer, e.seed)
   sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
@@ -73,6 +74,7 @@ def test_a_variant_builds_by_shape(name, arg):
   e = load(FOLDER / f"{name}.py", arg)
   task, optimizer, _ = parts(e)
   assert shape_of(task, optimizer, e.seed).params
+  assert not e.elastic.trains_family or e.elastic.first_step < e.train.steps
   if "64" in arg:
     assert {s.side for s in e.data.media.sources} == {64} == {e.data.media.slots.side}
 
@@ -93,6 +95,17 @@ def test_an_experiment_trains_a_shrunk_step(path):
   assert 0.5 * np.log(e.model.vocab_size) < text < 3 * np.log(e.model.vocab_size)
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
   assert moved["embed"]["embedding"]
+
+
+@pytest.mark.parametrize(("name", "things"), [("quickstart", 1), ("small", 2)])
+def test_what_a_pipeline_judges_holds_so_many_things(name, things):
+  e = build_experiment(read(FOLDER / f"{name}.py", "").stages.model)
+  assert e.elastic.first_step < e.train.steps
+  media = e.data.media
+  judged = [world.scene for world in media.worlds if world.judged]
+  assert {s.max_objects for s in [*judged, *(spoken.scenes.scene for spoken in media.spoken)]} == {
+    things
+  }
 
 
 @pytest.mark.parametrize("arg", ["", "tiny"])

@@ -256,8 +256,8 @@ def test_a_model_without_vision_has_no_parameter_of_it():
 
 def test_a_row_takes_no_more_than_its_slots_and_positions_hold():
   builder = RowBuilder(CONFIG.shapes(), SLOTS, length=60)
-  assert builder.add(DRAW) and builder.add(DRAW)
-  assert not builder.add(DRAW)  # neither a slot nor room
+  assert builder.fits(DRAW) and builder.add(DRAW) and builder.add(DRAW)
+  assert not builder.fits(DRAW) and not builder.add(DRAW)  # neither a slot nor room
   assert not builder.add([Text((1,) * 9)])  # 52 of 60 positions are taken
   assert builder.add([Text((1,) * 8)])
   row = builder.finish()

@@ -90,7 +90,7 @@ class ModelConfig:
     norm_eps: epsilon of every RMSNorm.
     remat: what the backward pass recomputes: nothing, everything but the layers' inputs, or
       everything but the results of matrix products.
-    scan: scan over the middle layers; False unrolls them (for debugging without jit).
+    scan: scan over the middle layers; False unrolls them: a little faster on CPU, slower to compile when deep.
     dtype: compute type of matrix products; router, norms, softmax and losses are always float32.
     attention, grouped_matmul: kernel back ends, see `ernie_jax.kernels`.
     vision: the code of the visual tokenizer whose bits the model reads and predicts; None: a model

@@ -14,6 +14,7 @@ from ernie_jax.data.media_files import MediaFolder
 from ernie_jax.data.media_sources import Examples, MediaSource, open_examples
 from ernie_jax.data.media_tfds import MediaTfds
 from ernie_jax.data.spoken_scenes import SpokenScene, SpokenScenes
+from ernie_jax.data.world.questions import KINDS
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.errors import UserError
@@ -64,7 +65,7 @@ class MediaDataConfig:
     tasks: what is learnt from an example that nobody speaks about.
     weight: share of rows with media, relative to the text sources.
     questions: at most so many about the same picture or video, one after another and each of another kind.
-    kinds: of the questions that are asked, where a picture has any of these; empty: all.
+    kinds: of the questions that are asked in writing; empty: all. What has none of these is asked all it has.
     no_caption: how often a picture or video is drawn without its caption, for guidance.
     drop_frame: how often a latent frame of a drawn video is hidden from later ones (VideoAR).
     window: latent frames that a drawn frame looks back; -1: all of them.
@@ -94,6 +95,9 @@ class MediaDataConfig:
         raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
     if self.questions < 1:
       raise ValueError(f"questions must be at least 1, got {self.questions}")
+    unknown = [kind for kind in self.kinds if kind not in KINDS]
+    if unknown and not (self.folders or self.tfds):  # these have kinds of their own
+      raise ValueError(f"kinds has {unknown[0]!r}; the world's are {', '.join(KINDS)}")
     if self.window < -1:
       raise ValueError(f"window must be -1 (no limit) or more, got {self.window}")
     if not self.weight > 0:

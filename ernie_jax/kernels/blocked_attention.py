@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ernie_jax.kernels.platform import platform
+
 NEGATIVE = -1e30  # finite, so that a fully hidden row stays free of NaN
 # Rows and columns of a tile. Rows hold short examples: on CPU tiles of 64 look at a third fewer pairs than those of 128
 # and take a tenth less time; a TPU multiplies 128 x 128 at once.
@@ -173,5 +175,5 @@ _attention.defvjp(_forward, _backward)
 
 def block_for(queries: int, keys: int) -> int:
   """The platform's block, but no larger than the row; a multiple of 16."""
-  block = _BLOCK_OF_PLATFORM.get(jax.default_backend(), _BLOCK)
+  block = _BLOCK_OF_PLATFORM.get(platform(), _BLOCK)
   return min(block, 16 * math.ceil(max(queries, keys) / 16))

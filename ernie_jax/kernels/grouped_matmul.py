@@ -6,13 +6,13 @@ other platform), `megablox` (TPU), `ragged` (GPU).
 M rows of the buffer, D width of a row, E experts (groups), F width of the output.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ernie_jax.errors import UserError
 from ernie_jax.kernels.blocked import blocked
 from ernie_jax.kernels.megablox import megablox
+from ernie_jax.kernels.platform import platform
 from ernie_jax.kernels.ragged import ragged, zero_dead_rows
 
 BACKENDS = ("auto", "reference", "blocked", "megablox", "ragged")
@@ -20,16 +20,16 @@ _OF_PLATFORM = {"tpu": "megablox", "gpu": "ragged"}
 
 
 def resolve(backend: str) -> str:
-  """The back end that `backend` names; "auto" asks which platform JAX would run on.
+  """The back end that `backend` names; "auto" is that of the platform.
 
-  Compiling for a TPU from another host must therefore name "megablox". Raises UserError on an unknown name.
+  Raises UserError on an unknown name.
   """
   if backend not in BACKENDS:
     raise UserError(
       f"grouped matmul backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}"
     )
   if backend == "auto":
-    return _OF_PLATFORM.get(jax.default_backend(), "blocked")
+    return _OF_PLATFORM.get(platform(), "blocked")
   return backend
 
 

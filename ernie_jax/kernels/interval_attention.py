@@ -63,8 +63,8 @@ def attend(
 
   Args:
     backend: "dense" builds all Q x S scores; "blocked" goes tile by tile with a running softmax, skips
-      tiles that nobody sees and stores no scores; "auto" takes blocked from a few
-      tiles on, and dense for short rows and the few queries of a decoding step.
+      tiles that nobody sees and stores no scores; "auto" takes dense for short rows and
+      the few queries of a decoding step, and blocked for all others.
   """
   if backend == "auto":
     backend = "blocked" if q.shape[1] >= _FEW_QUERIES else "dense"

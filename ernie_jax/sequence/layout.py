@@ -1,6 +1,6 @@
 """Lays out one example: parts in, a row of exactly their length out.
 
-Letters: L positions, F frames, K scales, N elements of a frame. Each part becomes a piece, a small row
+Letters: L positions, F frames, K scales, N elements of a frame. Each part, or run of texts, becomes a piece, a small row
 that counts groups and hidden intervals from its own start; `join` puts the pieces end to end, and one
 last pass over the whole example writes the text targets, since a token is predicted by whatever position
 stands before it.
@@ -54,7 +54,7 @@ class LayoutOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-  """A part laid out alone.
+  """A part, or a run of texts, laid out alone.
 
   Attributes:
     row: its positions; `target` and `text_weight` only where the part itself decides them.
@@ -87,9 +87,9 @@ def lay_out(parts: Sequence[parts_lib.Part], *, options: LayoutOptions | None = 
   pieces, resume = [], 0
   for is_text, run in itertools.groupby(parts, lambda part: isinstance(part, parts_lib.Text)):
     # A run of texts is one piece: an example can ask a dozen questions, and every piece costs the host time.
-    for part in [list(run)] if is_text else run:
-      lay = _texts if is_text else _PIECES[type(part)]
-      pieces.append(lay(part, resume, options))
+    for unit in [list(run)] if is_text else run:
+      lay = _texts if is_text else _PIECES[type(unit)]
+      pieces.append(lay(unit, resume, options))
       resume = pieces[-1].resume
   row = join([piece.row for piece in pieces])
   if not row.length:

@@ -195,10 +195,10 @@ class RowBuilder:
     return True
 
   def fits(self, items: Sequence[Item]) -> bool:
-    """Whether `add` would add it; raises what `add` does."""
+    """Whether `add` would add it, of items that can be laid out."""
     return self._placed(items) is not None
 
-  def _placed(self, items: Sequence[Item]) -> "_Placed | None":
+  def _placed(self, items: Sequence[Item]) -> _Placed | None:
     """Where an example would lie; None where the row has no room."""
     taken = list(self._used)
     parts, media = [], []

@@ -12,6 +12,7 @@ from ernie_jax.data.media_files import MediaFolder
 from ernie_jax.data.media_rows import MediaDataConfig, MediaRows, TaskWeights, media_texts
 from ernie_jax.data.mixture import stack_rows
 from ernie_jax.data.pipeline import Pipeline
+from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.errors import UserError
 from ernie_jax.sequence import Kind, SpecialToken
 from ernie_jax.text.tokenizer import train_tokenizer
@@ -239,3 +240,9 @@ def test_rows_of_a_batch_have_one_form(words):
 def test_the_text_tokenizer_is_trained_on_all_words_of_the_media():
   texts = set(media_texts([Known([picture(1)]), Known([video(2)])], max_chars=10_000))
   assert texts == {"a red circle 1", "what shape", "circle", "first", "then", "", "it moves up"}
+
+
+def test_a_kind_of_question_that_the_world_does_not_ask_is_refused():
+  with pytest.raises(ValueError, match="kinds has 'smal'; the world's are shape, colour"):
+    MediaDataConfig(worlds=(WorldSource(),), kinds=("smal", "sign"))
+  MediaDataConfig(folders=(MediaFolder(path="mine"),), kinds=("mood",))  # a folder names its own

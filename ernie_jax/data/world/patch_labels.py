@@ -115,8 +115,8 @@ def _covered(thing: Object, frames: int, side: int, patch: int):
 
 def _values(thing: Object, frames: int) -> list[Int8[np.ndarray, "T"]]:
   """The label of each attribute in each frame."""
-  same = {name: [getattr(thing, name)] * frames for name in ATTRIBUTES}
-  said = same | {"place": [place_of(x, y) for x, y in track(thing, frames)]}
+  said = {name: [getattr(thing, name)] * frames for name in ("shape", "colour", "size")}
+  said["place"] = [place_of(x, y) for x, y in track(thing, frames)]
   number = lambda name, value: UNKNOWN if value is None else 1 + ATTRIBUTES[name].index(value)
   return [np.array([number(name, v) for v in said[name]], np.int8) for name in ATTRIBUTES]
 
