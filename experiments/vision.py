@@ -80,8 +80,8 @@ def get_config(arg: str = ""):
   config.data.update(sources=(), row_length=512, rows_per_batch=4)
   config.objective.update(text_weight=1.0, vision_weight=2.0)
   # Of two scales the first is as good as certain, and one wrong bit of it changes all bits of the second: with flips of
-  # up to 0.1 half of the pictures right after 800 steps, with none two thirds. Later frames keep `flip_growth`.
-  config.objective.history.update(flip_max=0.0)
+  # up to 0.1 half of the pictures right after 800 steps, with none two thirds. docs/vision.md has videos.
+  config.objective.history.update(flip_max=0.0, flip_growth=0.0)
   config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
 
   # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not.
