@@ -29,6 +29,8 @@ EXTRAS = {
     "pytest-xdist>=3.6",  # two test files at a time
     "hypothesis>=6.100",  # property tests
     "ruff>=0.14",  # lint and format
+    "nbclient>=0.10",  # runs the notebook
+    "ipykernel>=6.29",  # the kernel it runs in
     "playwright>=1.50",  # opens the report in a Chromium, where the machine has one; brings none itself
     # The TPU compiler, for tests that compile for TPU slices ahead of time; it needs no TPU.
     "jax[tpu]>=0.10.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
