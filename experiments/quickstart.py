@@ -73,6 +73,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   if not tiny:
     config.model.vocab_size = 1024
     config.train.steps, config.elastic.first_step = 5000, 2500
+    config.train.ramp.update(end=1, steps=0)
     config.evaluation.prompts = 256
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned.
   config.objective.update(rescale=True, text_weight=1.0, vision_weight=2.0, audio_weight=2.0)

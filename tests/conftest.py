@@ -8,8 +8,10 @@ import shutil
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most programs of tests run once or a few times, so time spent optimising them is lost. A training step compiles in a
 # third of the time with XLA's older emitters of fusions. Programs that tests start inherit it.
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = (
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+  + os.environ.get("XLA_FLAGS", "")
+)
 
 import jax
 import pytest
