@@ -85,7 +85,7 @@ def get_config(arg: str = ""):
   config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
 
   # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not. Then
-  # twice the rows: what is rare, as a ring that moves, is lost in the noise of small batches.
+  # twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
   config.train.update(steps=9000, log_every=20, evaluate_every=1000, checkpoint_every=500)
   config.train.ramp.update(end=2, steps=5500)
   config.train.optimizer.update(name="muon", b2=0.98)
