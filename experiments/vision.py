@@ -45,6 +45,47 @@ def get_config(arg: str = ""):
   config.elastic.first_step = 5000  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
+  slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=2, seen_images=6, seen_videos=3)
+  tasks = TaskWeights(draw=4.0, describe=5.0, answer=3.0, extend=2.0, document=0.3)
+  media = MediaDataConfig(
+    worlds=_worlds(side, tiny),
+    slots=slots,
+    tasks=tasks,
+    questions=8,  # with one, which way two things lie stayed unlearned
+    scale_weights="uniform",
+  )
+  config.data.media = plain(media)
+  config.data.update(sources=(), row_length=512, rows_per_batch=4)
+  config.objective.update(text_weight=1.0, vision_weight=2.0)
+  # Of two scales the first is as good as certain, and one wrong bit of it changes all bits of the second: with flips of
+  # up to 0.1 half of the pictures right after 800 steps, with none two thirds. docs/vision.md has videos.
+  config.objective.history.update(flip_max=0.0, flip_growth=0.0)
+  config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
+
+  # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not.
+  config.train.update(steps=9000, log_every=20, evaluate_every=1000, checkpoint_every=500)
+  config.train.optimizer.update(name="muon", b2=0.98)
+  config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.5)
+
+  if "pictures" in options:
+    config.data.media.worlds = config.data.media.worlds[::2]
+    config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
+    config.train.steps, config.elastic.first_step = 6000, 3000
+  elif not tiny:
+    # Twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
+    config.train.ramp.update(end=2, steps=5500)
+
+  if tiny:
+    make_tiny(config)
+    config.data.update(row_length=400, rows_per_batch=2)
+    config.model.vocab_size = 384
+    config.text.training_chars = 40_000
+    config.elastic.members = ("3x4x1", "2x2x2")
+  return config
+
+
+def _worlds(side: int, tiny: bool) -> tuple[WorldSource, ...]:
+  """Pictures, videos, then what is for training alone: pairs of things, still and moving, and colours without names."""
   # One plain background and objects in the middle of their places. What no caption tells costs training
   # time, and bits that are drawn one by one cannot agree on it: two shades ruined the first scale.
   scene = SceneConfig(
@@ -67,41 +108,4 @@ def get_config(arg: str = ""):
   if tiny:
     small = dict(train=64, validation=16, held_out=8)
     sources = tuple(dataclasses.replace(s, captions=min(s.captions, 2), **small) for s in sources)
-  slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=2, seen_images=6, seen_videos=3)
-  tasks = TaskWeights(draw=4.0, describe=5.0, answer=3.0, extend=2.0, document=0.3)
-  media = MediaDataConfig(
-    worlds=sources,
-    slots=slots,
-    tasks=tasks,
-    questions=8,  # with one, which way two things lie stayed unlearned
-    scale_weights="uniform",
-  )
-  config.data.media = plain(media)
-  config.data.update(sources=(), row_length=512, rows_per_batch=4)
-  config.objective.update(text_weight=1.0, vision_weight=2.0)
-  # Of two scales the first is as good as certain, and one wrong bit of it changes all bits of the second: with flips of
-  # up to 0.1 half of the pictures right after 800 steps, with none two thirds. docs/vision.md has videos.
-  config.objective.history.update(flip_max=0.0, flip_growth=0.0)
-  config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
-
-  # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not. Then
-  # twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
-  config.train.update(steps=9000, log_every=20, evaluate_every=1000, checkpoint_every=500)
-  config.train.ramp.update(end=2, steps=5500)
-  config.train.optimizer.update(name="muon", b2=0.98)
-  config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.5)
-
-  if "pictures" in options:
-    config.data.media.worlds = config.data.media.worlds[::2]
-    config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
-    config.train.steps, config.elastic.first_step = 6000, 3000
-    config.train.ramp.update(end=1, steps=0)
-
-  if tiny:
-    make_tiny(config)
-    config.train.ramp.update(end=1, steps=0)
-    config.data.update(row_length=400, rows_per_batch=2)
-    config.model.vocab_size = 384
-    config.text.training_chars = 40_000
-    config.elastic.members = ("3x4x1", "2x2x2")
-  return config
+  return sources
