@@ -39,7 +39,7 @@ def get_config(arg: str = ""):
   config.data.speech = plain(SpeechDataConfig(worlds=(world,)))
   config.data.update(sources=(), row_length=256, rows_per_batch=8, bpe_dropout=0.1)
   config.text.training_chars = 100_000
-  config.objective.update(text_weight=1.0, audio_weight=2.0)
+  config.objective.update(understanding_weight=1.0, audio_weight=2.0)
   config.evaluation.update(rows=64, prompt="")
 
   # A flat schedule: one that decays on a plateau looks like a lack of capacity.

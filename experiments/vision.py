@@ -56,7 +56,7 @@ def get_config(arg: str = ""):
   )
   config.data.media = plain(media)
   config.data.update(sources=(), row_length=512, rows_per_batch=4)
-  config.objective.update(text_weight=1.0, vision_weight=2.0)
+  config.objective.update(understanding_weight=1.0, vision_weight=2.0)
   # Of two scales the first is as good as certain, and one wrong bit of it changes all bits of the second: with flips of
   # up to 0.1 half of the pictures right after 800 steps, with none two thirds. docs/vision.md has videos.
   config.objective.history.update(flip_max=0.0, flip_growth=0.0)

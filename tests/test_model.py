@@ -68,7 +68,7 @@ def loss_and_gradient(config: ModelConfig):
 
   def loss(params, row):
     loss = text_loss(forward(config)(params, row), row, params, config)
-    return loss.next_token + loss.further.sum()
+    return loss.weighed + loss.further.sum()
 
   return jax.jit(jax.value_and_grad(loss))
 

@@ -58,7 +58,7 @@ def test_the_answer_to_a_heard_question_teaches_both_eye_and_ear(loss_of):
     assert (one.row.kind == Kind.AUDIO).any() and (one.row.kind == Kind.VISION_CONTEXT).any()
   (loss, metrics), gradient = loss_of(batch_of(*rows))
   assert np.isfinite(loss) and np.isfinite(size(gradient))
-  assert metrics["loss/text"] > 0 and metrics["loss/codes"] == 0
+  assert metrics["loss/understanding"] > 0 and metrics["loss/codes"] == 0
   assert size(gradient["understand"]) > 0
   assert size(gradient["audio"]["embedding"]) > 0
   same = batch_of(*rows)
@@ -74,7 +74,7 @@ def test_a_document_with_speech_learns_text_bits_and_codes_at_once(loss_of):
   riddle = row_of(document([(80,), said], pictures[:1]))
   (loss, metrics), gradient = loss_of(batch_of(story, riddle))
   assert np.isfinite(loss)
-  for name in ("text", "bits", "codes"):
+  for name in ("understanding", "bits", "codes"):
     assert metrics[f"loss/{name}"] > 0, name
   for name in ("embedding", "head", "voice"):
     assert size(gradient["audio"][name]) > 0

@@ -25,6 +25,7 @@ _LEGEND_LAYERS = 8  # more lines than this, and the legend names only the first,
 _SMOOTHING = 0.02  # half of the moving average's window, as a share of the curve
 _NOTE = 8  # font size
 _LEGEND = {"framealpha": 0.85, "edgecolor": "none"}
+_TEXT = {"loss/text": "text alone", "loss/understanding": "text about media"}
 _HELD_OUT_TEXT = {
   "held-out text": "held_out/loss",
   "held-out text about media": "held_out/media_text",
@@ -37,8 +38,8 @@ Series = tuple[np.ndarray, np.ndarray]
 def read_metrics(path: str | os.PathLike) -> dict[str, Series]:
   """Steps and values ([n] or [n, layers]) of every key of a metrics.jsonl; empty if there is none.
 
-  What is not a number, or not finite, is NaN. A last line that a killed run left unfinished is
-  passed over.
+  What is not a number, or not finite, is NaN, and so is the loss of a kind that a step had nothing of, which
+  is logged as 0; a kind that no step had is left out. A last line that a killed run left unfinished is passed over.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -52,11 +53,16 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Series]:
     for key, value in values.items():
       if key != "step" and (number := _numbers(value)) is not None:
         points.setdefault(key, {})[int(values["step"])] = number
-  return {
-    key: (np.array(list(by_step)), np.array(list(by_step.values())))
-    for key, by_step in points.items()
-    if len({v.shape for v in by_step.values()}) == 1
-  }
+  series = {}
+  for key, by_step in points.items():
+    if len({v.shape for v in by_step.values()}) > 1:
+      continue
+    values, of_kind = np.array(list(by_step.values())), key.startswith(("loss/", "rescaled/"))
+    if of_kind:
+      values = np.where(values == 0, np.nan, values)
+    if not (of_kind and np.isnan(values).all()):
+      series[key] = (np.array(list(by_step)), values)
+  return series
 
 
 def _numbers(value) -> np.ndarray | None:
@@ -98,13 +104,15 @@ def write_figure(
 
 
 def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:
-  """Training loss of text (where there is none, of all), each kind held out, and the learning rate."""
-  _draw_loss(axes, metrics, "loss/text" if "loss/text" in metrics else "loss")
+  """Training losses of text (where there is none, of all), each kind held out, and the learning rate."""
+  kinds = {key: name for key, name in _TEXT.items() if key in metrics}
+  for key, name in (kinds or {"loss": ""}).items():
+    _draw_loss(axes, metrics, key, name if len(kinds) > 1 else "")
   held_out = {name: key for name, key in _HELD_OUT_TEXT.items() if key in metrics}
   for (name, key), marker in zip(held_out.items(), "osD"):
     label = name if len(held_out) > 1 else "held out"
     axes.plot(*metrics[key], marker, markersize=4, color="black", label=label, fillstyle="none")
-  axes.set(title="Text" if "loss/text" in metrics else "Loss", ylabel="nats per token")
+  axes.set(title="Text" if kinds else "Loss", ylabel="nats per token")
   if "learning_rate" in metrics:
     rate = axes.twinx()
     rate.spines["top"].set_visible(False)
@@ -137,11 +145,13 @@ def _draw_produced(axes: Axes, metrics: Mapping[str, Series], what: str) -> None
   axes.legend(**_LEGEND, loc="upper right")
 
 
-def _draw_loss(axes: Axes, metrics: Mapping[str, Series], key: str) -> None:
-  """A loss of each logged step, and smoothed."""
+def _draw_loss(axes: Axes, metrics: Mapping[str, Series], key: str, name: str = "") -> None:
+  """A loss of each logged step, and smoothed; `name` says of what."""
   steps, losses = metrics[key]
   (line,) = axes.plot(steps, losses, alpha=0.25, linewidth=0.8)
-  axes.plot(steps, smoothed(losses), color=line.get_color(), label="training, smoothed")
+  axes.plot(
+    steps, smoothed(losses), color=line.get_color(), label=f"{name or 'training'}, smoothed"
+  )
   axes.set(xlabel="step")
   axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 

@@ -48,17 +48,15 @@ def no_means(names: tuple[str, ...]) -> RunningMeans:
   return RunningMeans(total=zeros(), weight=zeros())
 
 
-def rescaled(
-  means: RunningMeans, losses: dict[str, Float[Array, ""]]
-) -> dict[str, Float[Array, ""]]:
-  """Each loss divided by its running mean; by itself, which gives 1, where there is none yet."""
+def scales(means: RunningMeans) -> dict[str, Float[Array, ""]]:
+  """What each loss is multiplied by: one over its running mean; 1 where there is none yet. No gradient."""
 
-  def one(name: str, loss: Array) -> Array:
+  def one(name: str) -> Array:
     weight = means.weight[name]
-    mean = jnp.where(weight > 0, means.total[name] / jnp.maximum(weight, 1e-9), loss)
-    return loss / jax.lax.stop_gradient(jnp.maximum(mean, 1e-6))
+    mean = means.total[name] / jnp.maximum(weight, 1e-9)
+    return jax.lax.stop_gradient(jnp.where(weight > 0, 1 / jnp.maximum(mean, 1e-6), 1.0))
 
-  return {name: one(name, loss) for name, loss in losses.items()}
+  return {name: one(name) for name in means.total}
 
 
 def observed(losses: dict[str, Float[Array, ""]], counts: dict[str, Float[Array, ""]]) -> Observed:

@@ -5,8 +5,6 @@ The loss walks over chunks of positions. Its gradient is formed in the same walk
 are at hand, so logits are computed once and never stored: three matrix products in all.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -28,7 +26,7 @@ def cross_entropy_sum(
 
   Differentiable in `hidden` and `kernel`. Positions of weight 0 contribute nothing, whatever they hold.
   """
-  return _sum(hidden, kernel, target, weight)
+  return sum_and_losses(hidden, kernel, target, weight)[0]
 
 
 def token_losses(hidden, kernel, target) -> Float[Array, "B L"]:
@@ -43,14 +41,19 @@ def token_losses(hidden, kernel, target) -> Float[Array, "B L"]:
   return jnp.moveaxis(losses, 0, 1).reshape(hidden.shape[0], -1)[:, : hidden.shape[1]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=())
-def _sum(hidden, kernel, target, weight):
-  losses = token_losses(hidden, kernel, target)
-  return jnp.sum(jnp.where(weight > 0, losses * weight, 0.0))
+@jax.custom_vjp
+def sum_and_losses(hidden, kernel, target, weight) -> tuple[Float[Array, ""], Float[Array, "B L"]]:
+  """`cross_entropy_sum`, and what each position lost before it was weighed: no gradient goes through the latter.
+
+  A sum of sums, each of other positions, is so one walk: with their factors in `weight`. The loss of a position of
+  weight 0 is 0.
+  """
+  losses = jnp.where(weight > 0, token_losses(hidden, kernel, target), 0.0)
+  return jnp.sum(losses * weight), losses
 
 
-def _sum_forward(hidden, kernel, target, weight):
-  b, length, d = hidden.shape
+def _forward(hidden, kernel, target, weight):
+  b, length = hidden.shape[:2]
 
   def chunk(carry, one):
     total, d_kernel = carry
@@ -60,28 +63,28 @@ def _sum_forward(hidden, kernel, target, weight):
     top = logits.max(-1, keepdims=True)
     exponent = jnp.exp(logits - top)
     normaliser = exponent.sum(-1, keepdims=True)
-    losses = (jnp.log(normaliser) + top)[..., 0] - _pick(logits, t)
+    losses = jnp.where(w > 0, (jnp.log(normaliser) + top)[..., 0] - _pick(logits, t), 0.0)
     hit = t[..., None] == jnp.arange(kernel.shape[1])
     d_logits = (exponent / normaliser - hit) * w[..., None]
     d_logits = d_logits.astype(h.dtype)
     d_h = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(h.dtype))
     d_kernel += sum_of_outer(h, d_logits, tokens=2, dtype=jnp.float32)
-    return (total + jnp.sum(losses * w), d_kernel), d_h
+    return (total + jnp.sum(losses * w), d_kernel), (d_h, losses)
 
   start = (jnp.zeros((), jnp.float32), jnp.zeros(kernel.shape, jnp.float32))
   chunks = _chunks(kernel, hidden, target, weight)
-  (total, d_kernel), d_hidden = jax.lax.scan(chunk, start, chunks)
-  d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(b, -1, d)[:, :length]
-  return total, (d_hidden, d_kernel.astype(kernel.dtype))
+  (total, d_kernel), (d_hidden, losses) = jax.lax.scan(chunk, start, chunks)
+  whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(b, -1, *x.shape[3:])[:, :length]
+  return (total, whole(losses)), (whole(d_hidden), d_kernel.astype(kernel.dtype))
 
 
-def _sum_backward(saved, cotangent):
-  d_hidden, d_kernel = saved
+def _backward(saved, cotangents):
+  (d_hidden, d_kernel), (cotangent, _) = saved, cotangents
   scaled = lambda g: (g * cotangent).astype(g.dtype)
   return scaled(d_hidden), scaled(d_kernel), None, None
 
 
-_sum.defvjp(_sum_forward, _sum_backward)
+sum_and_losses.defvjp(_forward, _backward)
 
 
 def _logits(h, kernel):

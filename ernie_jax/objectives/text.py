@@ -3,43 +3,88 @@
 Letters: B rows, L positions, D width, M MTP modules.
 """
 
+from collections.abc import Mapping
+
 import flax.struct
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.model import Output, head_kernel
-from ernie_jax.objectives.cross_entropy import cross_entropy_sum
+from ernie_jax.objectives.cross_entropy import cross_entropy_sum, sum_and_losses
 from ernie_jax.sequence.row import Kind, Row
+
+KINDS = ("text", "understanding")  # text alone, and text of examples that have media
 
 
 @flax.struct.dataclass
 class TextLoss:
-  """Mean losses in nats per predicted token.
+  """Losses in nats per predicted token.
 
   Attributes:
-    next_token: float32 [].
-    further: float32 [M], one for each MTP module.
-    tokens: float32 [], total weight of the next-token targets.
+    weighed: float32 [], the mean of each of `KINDS` times its weight, added up. It alone has a gradient.
+    means: float32 by kind, the mean next-token loss; 0 where there is none of it.
+    tokens: float32 by kind, total weight of the next-token targets.
+    further: float32 [M], the mean of each MTP module over both kinds; it has a gradient too.
   """
 
-  next_token: Float[Array, ""]
+  weighed: Float[Array, ""]
+  means: dict[str, Float[Array, ""]]
+  tokens: dict[str, Float[Array, ""]]
   further: Float[Array, "M"]
-  tokens: Float[Array, ""]
 
 
-def text_loss(output: Output, row: Row, params: dict, config: ModelConfig) -> TextLoss:
-  """Next-token and MTP losses of a batch of rows, all with the one text head."""
+def text_loss(
+  output: Output,
+  row: Row,
+  params: dict,
+  config: ModelConfig,
+  weights: Mapping[str, float | Array] | None = None,
+) -> TextLoss:
+  """Next-token and MTP losses of a batch of rows, all with the one text head.
+
+  Text alone and what is told about media have each a mean and a weight, which is our choice. A row of a program
+  holds hundreds of targets, an answer about a picture one or two, and with one weight for both colours stayed
+  unlearnt beside programs (docs/vision.md).
+
+  Args:
+    output: of the model on `row`.
+    row: a batch of rows.
+    params, config: the model's.
+    weights: of the kinds, which no gradient reaches; None: 1 for each.
+  """
   kernel = head_kernel(params, config)
-  mean = lambda hidden, target, weight: (
-    cross_entropy_sum(hidden, kernel, target, weight) / jnp.maximum(weight.sum(), 1.0)
+  weights = dict.fromkeys(KINDS, 1.0) if weights is None else weights
+  told = _has_media(row)
+  own = {"text": jnp.where(told, 0.0, row.text_weight), "understanding": row.text_weight * told}
+  tokens = {kind: own[kind].sum() for kind in KINDS}
+  share = {kind: own[kind] / jnp.maximum(tokens[kind], 1.0) for kind in KINDS}
+  weighed, losses = sum_and_losses(
+    output.hidden, kernel, row.target, sum(weights[kind] * share[kind] for kind in KINDS)
   )
-  further = [mean(hidden, *further_targets(row, m + 1)) for m, hidden in enumerate(output.mtp)]
+  further = []
+  for m, hidden in enumerate(output.mtp):
+    target, weight = further_targets(row, m + 1)
+    further.append(
+      cross_entropy_sum(hidden, kernel, target, weight) / jnp.maximum(weight.sum(), 1.0)
+    )
   return TextLoss(
-    next_token=mean(output.hidden, row.target, row.text_weight),
+    weighed=weighed,
+    means={kind: jnp.sum(jax.lax.stop_gradient(losses) * share[kind]) for kind in KINDS},
+    tokens=tokens,
     further=jnp.stack(further) if further else jnp.zeros((0,), jnp.float32),
-    tokens=row.text_weight.sum(),
   )
+
+
+def _has_media(row: Row) -> Bool[Array, "B L"]:
+  """Whether a position's example has any position that is no text."""
+  other = (row.kind != Kind.TEXT) & (row.kind != Kind.PAD)
+  segments = row.kind.shape[1] + 1  # examples count from 1
+  of_row = lambda example, other: jax.ops.segment_max(
+    other.astype(jnp.int32), example, num_segments=segments
+  )[example]
+  return jax.vmap(of_row)(row.example, other) > 0
 
 
 def further_targets(row: Row, ahead: int) -> tuple[Float[Array, "B L"], Float[Array, "B L"]]:

@@ -13,12 +13,22 @@ from ernie_jax.report.document import Figure
 from ernie_jax.report.runs import StageRun
 
 _DPI = 110
-_KINDS = {"text": "text", "bits": "pictures and videos", "codes": "speech"}
-_UNITS = {"text": "nats per token", "bits": "nats per bit", "codes": "nats per code"}
+_KINDS = {
+  "text": "text",
+  "understanding": "text about media",
+  "bits": "pictures and videos",
+  "codes": "speech",
+}
+_UNITS = {
+  "text": "nats per token",
+  "understanding": "nats per token",
+  "bits": "nats per bit",
+  "codes": "nats per code",
+}
 _HELD_OUT = {
-  "text": {
-    "held_out/loss": "text",
-    "held_out/media_text": "about media",
+  "text": {"held_out/loss": ""},
+  "understanding": {
+    "held_out/media_text": "of pictures and videos",
     "held_out/speech_text": "of speech",
   },
   "bits": {"held_out/bits": ""},
@@ -28,7 +38,6 @@ _HELD_OUT = {
 
 def curve_figure(stage: StageRun) -> Figure | None:
   """All curves of a stage; None where it logged none."""
-  metrics = _of_something(stage.metrics)
   panels = _panels(stage)
   if not panels:
     return None
@@ -39,7 +48,7 @@ def curve_figure(stage: StageRun) -> Figure | None:
     axes = canvas.add_subplot(rows, columns, place)
     axes.spines["top"].set_visible(False)
     axes.grid(alpha=0.25)
-    draw(axes, metrics)
+    draw(axes, stage.metrics)
   file = io.BytesIO()
   canvas.savefig(file, dpi=_DPI, format="png")
   width, height = (round(side * _DPI) for side in canvas.get_size_inches())
@@ -50,7 +59,6 @@ def curve_figure(stage: StageRun) -> Figure | None:
 
 def last_values(metrics: Mapping[str, Series]) -> tuple[tuple[str, ...], ...]:
   """A row for the loss of each kind: its unit, first and last value, and the last one held out."""
-  metrics = _of_something(metrics)
   rows = []
   for kind, name in _KINDS.items():
     if f"loss/{kind}" in metrics:
@@ -68,14 +76,6 @@ def last_values(metrics: Mapping[str, Series]) -> tuple[tuple[str, ...], ...]:
   return tuple(rows)
 
 
-def _of_something(metrics: Mapping[str, Series]) -> dict[str, Series]:
-  """Losses of kinds that a step had nothing of are logged as 0; here they are missing."""
-  absent = lambda key, values: (
-    np.where(values == 0, np.nan, values) if key[:5] == "loss/" else values
-  )
-  return {key: (steps, absent(key, values)) for key, (steps, values) in metrics.items()}
-
-
 def _last(values: np.ndarray) -> str:
   """The last number there is."""
   real = values[np.isfinite(values)]
@@ -87,8 +87,9 @@ def _panels(stage: StageRun) -> dict[str, Callable[[Axes, Mapping[str, Series]],
   metrics = {key: one for key, one in stage.metrics.items() if one[1].ndim == 1}
   panels = {}
   if stage.is_model:
-    if "loss/text" in metrics or "loss" in metrics:
-      panels["text" if "loss/text" in metrics else "loss"] = draw_losses
+    told = {"loss/text", "loss/understanding"} & set(metrics)
+    if told or "loss" in metrics:
+      panels["text" if told else "loss"] = draw_losses
     panels |= {"pictures and videos": draw_bits} if "loss/bits" in metrics else {}
     panels |= {"speech": draw_codes} if "loss/codes" in metrics else {}
     if any(key.startswith("rescaled/") for key in metrics):

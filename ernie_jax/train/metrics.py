@@ -17,7 +17,6 @@ from typing import Any, TextIO
 import flax.struct
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
 
 from ernie_jax.whole_file import written_whole
@@ -42,6 +41,8 @@ class MetricsWriter:
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_after(path, resume_step)
     self._file = path.open("a", encoding="utf-8")
+    import tensorboardX  # Imports PyTorch where there is one: seconds that a mistyped flag need not wait for.
+
     purge = 0 if resume_step is None else resume_step + 1
     self._events = tensorboardX.SummaryWriter(
       str(path.parent / "tensorboard"), purge_step=purge, flush_secs=10

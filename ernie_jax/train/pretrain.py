@@ -24,6 +24,7 @@ from ernie_jax.model import UnifiedModel, initial_bias
 from ernie_jax.objectives import balance
 from ernie_jax.objectives.audio import audio_loss
 from ernie_jax.objectives.history import HistoryConfig, SoundHistoryConfig, misheard
+from ernie_jax.objectives.text import KINDS as TEXT_KINDS
 from ernie_jax.objectives.text import text_loss
 from ernie_jax.objectives.vision import vision_loss
 from ernie_jax.sequence.media import MediaRow
@@ -47,7 +48,8 @@ class ObjectiveConfig:
     rescale: whether the loss of each modality is divided by its running mean, see `objectives.balance`; its
       weight then multiplies a number near 1.
     rescale_decay: of that mean, each step.
-    text_weight: weight of the text loss, in nats per token.
+    text_weight: weight of the loss of text alone, in nats per token.
+    understanding_weight: weight of the loss of text in examples with media: what is told about them.
     vision_weight: weight of the loss of pictures and videos, in nats per bit.
     history: errors put into the pictures and videos that predictions stand on.
     audio_weight: weight of the loss of sound, in nats per code.
@@ -61,6 +63,7 @@ class ObjectiveConfig:
   rescale: bool = False
   rescale_decay: float = 0.99
   text_weight: float = 1.0
+  understanding_weight: float = 1.0
   vision_weight: float = 1.0
   history: HistoryConfig = HistoryConfig()
   audio_weight: float = 1.0
@@ -68,8 +71,8 @@ class ObjectiveConfig:
   sound_history: SoundHistoryConfig = SoundHistoryConfig()
 
   def __post_init__(self):
-    names = ("mtp_weight", "mtp_final_weight", "text_weight", "vision_weight", "audio_weight")
-    for name in names:
+    kinds = ("text_weight", "understanding_weight", "vision_weight", "audio_weight")
+    for name in ("mtp_weight", "mtp_final_weight", *kinds):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
     if not 0 <= self.rescale_decay < 1:
@@ -155,7 +158,8 @@ class Pretrain:
   def modalities(self) -> tuple[str, ...]:
     """The losses that there are, by the names of their metrics."""
     vision, audio = ("bits",) * (self.vision is not None), ("codes",) * (self.speech is not None)
-    return ("text", *vision, *audio)
+    text = TEXT_KINDS if vision or audio else TEXT_KINDS[:1]
+    return (*text, *vision, *audio)
 
   def loss(
     self, params: Any, variables: Variables, batch: Row | MediaRow, key: Array, step: Array
@@ -188,28 +192,32 @@ class Pretrain:
     output = self.model.apply(
       {"params": params}, row, variables.bias, active, media=media, audio=audio
     )
-    text = text_loss(output, row, params, c)
+    weights = dict(zip(TEXT_KINDS, (o.text_weight, o.understanding_weight)))
+    weights |= {"bits": o.vision_weight, "codes": o.audio_weight}
+    scales = {} if variables.means is None else balance.scales(variables.means)
+    weights = {name: weight * scales.get(name, 1.0) for name, weight in weights.items()}
+    text = text_loss(output, row, params, c, weights)
+    total = text.weighed
+    losses, counts = (
+      {kind: of[kind] for kind in TEXT_KINDS if kind in self.modalities}
+      for of in (text.means, text.tokens)
+    )
     metrics = balance_metrics(output.stats, c)
-    losses, counts = {"text": text.next_token}, {"text": text.tokens}
     if encoded is not None:
       bits = vision_loss(output, row, encoded.targets, media.start, params, c)
       losses["bits"], counts["bits"] = bits.bits, bits.elements
+      total += weights["bits"] * bits.bits
       metrics |= {"bits/by_scale": bits.by_scale, "bits/accuracy": bits.accuracy}
     if audio is not None:
       codes = audio_loss(output, row, audio.codes, params, c, level_weights=o.level_weights)
       losses["codes"], counts["codes"] = codes.codes, codes.frames
+      total += weights["codes"] * codes.codes
       metrics |= {"codes/by_level": codes.by_level}
     metrics |= {f"loss/{name}": loss for name, loss in losses.items()}
-    weighed = losses
-    if variables.means is not None:
-      weighed = balance.rescaled(variables.means, losses)
-      metrics |= {f"rescaled/{name}": loss for name, loss in weighed.items()}
-    weights = {"text": o.text_weight, "bits": o.vision_weight, "codes": o.audio_weight}
-    total = sum(weights[name] * loss for name, loss in weighed.items())
+    metrics |= {f"rescaled/{name}": losses[name] * scale for name, scale in scales.items()}
     if c.mtp_depth:
       weight = jnp.where(step < o.mtp_switch, o.mtp_weight, o.mtp_final_weight)
-      scale = jax.lax.stop_gradient(weighed["text"] / jnp.maximum(losses["text"], 1e-9))
-      total += o.text_weight * weight * scale * text.further.mean()
+      total += weight * weights["text"] * text.further.mean()
       metrics |= {"loss/mtp": text.further.mean(), "mtp_weight": weight}
     for name in ("balance_loss", "z_loss"):
       if weight := getattr(c.router, name):

@@ -23,8 +23,8 @@ def test_losses_that_stay_as_they_are_all_enter_as_one(text, bits, steps):
   means = balance.no_means(NAMES)
   for _ in range(steps):
     means = balance.updated(means, seen(text, bits), decay=0.9)
-  found = balance.rescaled(means, {"text": jnp.float32(text), "bits": jnp.float32(bits)})
-  np.testing.assert_allclose([found["text"], found["bits"]], 1, rtol=1e-5)
+  scales = balance.scales(means)
+  np.testing.assert_allclose([text * scales["text"], bits * scales["bits"]], 1, rtol=1e-5)
 
 
 def test_the_mean_is_that_of_the_steps_weighed_by_their_age():
@@ -37,9 +37,9 @@ def test_the_mean_is_that_of_the_steps_weighed_by_their_age():
 
 def test_the_gradient_is_that_of_the_logarithm():
   means = balance.updated(balance.no_means(NAMES), seen(0.5, 4.0), decay=0.9)
-  of = lambda x: balance.rescaled(means, {"text": 0.5 * x, "bits": 4.0 * x})
-  for name in NAMES:
-    assert jax.grad(lambda x, n=name: of(x)[n])(1.0) == pytest.approx(1.0)
+  for name, loss in (("text", 0.5), ("bits", 4.0)):
+    of = lambda x, name=name, loss=loss: loss * x * balance.scales(means)[name]
+    assert jax.grad(of)(1.0) == pytest.approx(1.0)
 
 
 def test_a_modality_that_is_not_there_keeps_its_mean_and_adds_nothing():
@@ -47,10 +47,11 @@ def test_a_modality_that_is_not_there_keeps_its_mean_and_adds_nothing():
   after = balance.updated(first, seen(2.0, jnp.nan, count=0.0), decay=0.9)
   assert after.total["bits"] == first.total["bits"] and after.weight["bits"] == first.weight["bits"]
   assert after.weight["text"] > first.weight["text"]
-  found = balance.rescaled(
-    balance.no_means(NAMES), {"text": jnp.float32(2), "bits": jnp.float32(0)}
-  )
-  assert float(found["text"]) == 1 and float(found["bits"]) == 0
+
+
+def test_a_loss_that_was_never_seen_stays_as_it_is():
+  means = balance.updated(balance.no_means(NAMES), seen(2.0, 0.0, count=0.0), decay=0.9)
+  assert jax.tree.map(float, balance.scales(means)) == {"text": 0.5, "bits": 1.0}
 
 
 def test_micro_batches_count_as_the_mean_of_those_that_have_the_modality():

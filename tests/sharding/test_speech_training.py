@@ -49,7 +49,7 @@ def reports(config: MeshConfig | None, steps: int = 1):
 def test_a_step_on_eight_devices_equals_that_on_one():
   (wanted,), _ = reports(None)
   (got,), _ = reports(MeshConfig(data=2, fsdp=2, tensor=2))
-  for name in ("loss/codes", "loss/text", "codes/by_level", "loss/mtp"):
+  for name in ("loss/codes", "loss/understanding", "codes/by_level", "loss/mtp"):
     np.testing.assert_allclose(got.metrics[name], wanted.metrics[name], rtol=1e-5)
   np.testing.assert_allclose(got.leaf_norms, wanted.leaf_norms, rtol=1e-3, atol=1e-6)
   assert got.finite and (got.leaf_norms > 0).mean() > 0.9

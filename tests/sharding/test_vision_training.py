@@ -44,7 +44,7 @@ def report(config: MeshConfig | None):
 
 def test_a_step_on_two_devices_equals_that_on_one():
   wanted, got = report(None), report(MeshConfig(data=2))
-  for name in ("loss/bits", "loss/text", "bits/by_scale"):
+  for name in ("loss/bits", "loss/understanding", "bits/by_scale"):
     np.testing.assert_allclose(got.metrics[name], wanted.metrics[name], rtol=1e-5)
   np.testing.assert_allclose(got.leaf_norms, wanted.leaf_norms, rtol=1e-3, atol=1e-6)
   assert got.finite and (got.leaf_norms > 0).mean() > 0.9

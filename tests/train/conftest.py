@@ -12,6 +12,7 @@ import pytest
 import ernie_jax
 
 ROOT = pathlib.Path(ernie_jax.__file__).parents[1]
+WITHOUT_TORCH = pathlib.Path(__file__).parent / "without_torch"
 
 # As much as possible of what must resume exactly: elastic draws, BPE-dropout, a batch ramp.
 CONFIG = """
@@ -34,14 +35,17 @@ def get_config():
 
 
 class Command:
-  """Runs programs of this repository as a user does, with compilations shared by all of them."""
+  """Runs programs of this repository as a user does, with compilations shared by all of them.
+
+  Without PyTorch, as the package installs: TensorBoard's writer imports it where it is, for seconds a program.
+  """
 
   def __init__(self, config: pathlib.Path):
     self.config = config
     cache = ROOT / ".cache" / "jax"
     self.environment = {
       **os.environ,
-      "PYTHONPATH": str(ROOT),
+      "PYTHONPATH": os.pathsep.join([str(WITHOUT_TORCH), str(ROOT)]),
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",

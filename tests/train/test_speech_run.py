@@ -73,7 +73,7 @@ def finished(folder) -> pathlib.Path:
 def test_a_run_learns_from_speech_and_reports_its_family(finished, folder):
   lines = read_metrics(finished)
   assert [line["step"] for line in lines] == [1, 2]
-  for name in ("loss/codes", "loss/text"):
+  for name in ("loss/codes", "loss/understanding"):
     assert all(np.isfinite(line[name]) for line in lines)
   assert lines[0]["loss/codes"] == pytest.approx(np.log(17), abs=0.05)
   assert len(lines[0]["codes/by_level"]) == 2

@@ -99,7 +99,7 @@ def finished(folder) -> pathlib.Path:
 def test_a_run_learns_from_media_and_reports_its_family(finished):
   lines = read_metrics(finished)
   assert [line["step"] for line in lines] == [1, 2]
-  for name in ("loss/bits", "loss/text", "bits/accuracy"):
+  for name in ("loss/bits", "loss/understanding", "bits/accuracy"):
     assert all(np.isfinite(line[name]) for line in lines)
   assert lines[0]["loss/bits"] == pytest.approx(np.log(2), abs=0.02)
   assert len(lines[0]["bits/by_scale"]) == 3 and "held_out/bits" in lines[1]
