@@ -158,7 +158,8 @@ class Pretrain:
   def modalities(self) -> tuple[str, ...]:
     """The losses that there are, by the names of their metrics."""
     vision, audio = ("bits",) * (self.vision is not None), ("codes",) * (self.speech is not None)
-    text = TEXT_KINDS if vision or audio else TEXT_KINDS[:1]
+    media = self.config.vision is not None or self.config.audio is not None
+    text = TEXT_KINDS if media else TEXT_KINDS[:1]
     return (*text, *vision, *audio)
 
   def loss(
