@@ -191,7 +191,7 @@ def test_with_probabilities_of_one_every_draw_is_the_plain_model(granularity):
 def loss_of(model, bias, rows):
   def loss(params, active):
     output = UnifiedModel(model).apply({"params": params}, rows, bias, active)
-    return text_loss(output, rows, params, model).next_token
+    return text_loss(output, rows, params, model).weighed
 
   return loss
 
