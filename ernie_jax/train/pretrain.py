@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ernie_jax import media as media_lib
 from ernie_jax.backbone.audio_io import given_audio
@@ -50,9 +50,6 @@ class ObjectiveConfig:
     rescale_decay: of that mean, each step.
     text_weight: weight of the loss of text alone, in nats per token.
     understanding_weight: weight of the loss of text in examples with media: what is told about them.
-    early_understanding_weight: what it is in the first step.
-    early_steps: over so many it goes linearly from there to `understanding_weight`; 0: it is that from the start. Our
-      choice: what is seen is learnt to be told in few steps of much weight, which later would cost what is drawn.
     vision_weight: weight of the loss of pictures and videos, in nats per bit.
     history: errors put into the pictures and videos that predictions stand on.
     audio_weight: weight of the loss of sound, in nats per code.
@@ -67,8 +64,6 @@ class ObjectiveConfig:
   rescale_decay: float = 0.99
   text_weight: float = 1.0
   understanding_weight: float = 1.0
-  early_understanding_weight: float = 1.0
-  early_steps: int = 0
   vision_weight: float = 1.0
   history: HistoryConfig = HistoryConfig()
   audio_weight: float = 1.0
@@ -76,8 +71,8 @@ class ObjectiveConfig:
   sound_history: SoundHistoryConfig = SoundHistoryConfig()
 
   def __post_init__(self):
-    kinds = ("text", "understanding", "early_understanding", "vision", "audio", "mtp", "mtp_final")
-    for name in (*(f"{kind}_weight" for kind in kinds), "early_steps"):
+    kinds = ("text_weight", "understanding_weight", "vision_weight", "audio_weight")
+    for name in ("mtp_weight", "mtp_final_weight", *kinds):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
     if not 0 <= self.rescale_decay < 1:
@@ -86,14 +81,6 @@ class ObjectiveConfig:
       raise ValueError(
         f"level_weights must not be negative, and not all 0, got {list(self.level_weights)}"
       )
-
-  def understanding_at(self, step: Int[Array, ""]) -> float | Float[Array, ""]:
-    """The weight of what is told about media in this step."""
-    if not self.early_steps:
-      return self.understanding_weight
-    early = jnp.maximum(1 - step / self.early_steps, 0.0)
-    more = self.early_understanding_weight - self.understanding_weight
-    return self.understanding_weight + early * more
 
 
 @flax.struct.dataclass
@@ -206,7 +193,7 @@ class Pretrain:
     output = self.model.apply(
       {"params": params}, row, variables.bias, active, media=media, audio=audio
     )
-    weights = dict(zip(TEXT_KINDS, (o.text_weight, o.understanding_at(step))))
+    weights = dict(zip(TEXT_KINDS, (o.text_weight, o.understanding_weight)))
     weights |= {"bits": o.vision_weight, "codes": o.audio_weight}
     scales = {} if variables.means is None else balance.scales(variables.means)
     weights = {name: weight * scales.get(name, 1.0) for name, weight in weights.items()}

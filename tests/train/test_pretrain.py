@@ -108,21 +108,6 @@ def test_the_weight_of_mtp_changes_at_its_step():
     assert float(out.loss) == pytest.approx(float(total), rel=1e-6)
 
 
-@pytest.mark.parametrize("step, weight", [(0, 8.0), (1, 7.0), (2, 6.0), (4, 4.0), (9, 4.0)])
-def test_what_is_told_about_media_weighs_more_early(step, weight):
-  objective = ObjectiveConfig(
-    understanding_weight=4.0, early_understanding_weight=8.0, early_steps=4
-  )
-  assert float(objective.understanding_at(jnp.asarray(step))) == weight
-  always = dataclasses.replace(objective, early_steps=0)
-  assert float(always.understanding_at(jnp.asarray(step))) == 4.0
-
-
-def test_a_negative_weight_is_named():
-  with pytest.raises(ValueError, match="early_understanding_weight must not be negative, got -1"):
-    ObjectiveConfig(early_understanding_weight=-1.0)
-
-
 def test_rescaled_losses_are_told_beside_the_raw_ones_and_their_means_follow():
   task, params, _ = fresh(PLAIN)
   task.objective = ObjectiveConfig(rescale=True)
