@@ -199,8 +199,9 @@ class Pretrain:
     weights = {name: weight * scales.get(name, 1.0) for name, weight in weights.items()}
     text = text_loss(output, row, params, c, weights)
     total = text.weighed
+    none = dict.fromkeys(self.modalities, jnp.zeros(()))  # data need not have all that a model can
     losses, counts = (
-      {kind: of[kind] for kind in TEXT_KINDS if kind in self.modalities}
+      none | {kind: of[kind] for kind in TEXT_KINDS if kind in none}
       for of in (text.means, text.tokens)
     )
     metrics = balance_metrics(output.stats, c)

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ernie_jax.backbone.config import ModelConfig, RouterConfig
+from ernie_jax.audio.codec import CodecConfig
+from ernie_jax.audio.quantizer import RvqConfig
+from ernie_jax.backbone.config import AudioConfig, ModelConfig, RouterConfig
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.model import UnifiedModel
 from ernie_jax.sequence import Text, lay_out, pack
+from ernie_jax.speech import Speech
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
 from ernie_jax.train.pretrain import ObjectiveConfig, Pretrain, Variables, balance_metrics
 from ernie_jax.train.state import create
@@ -122,6 +125,20 @@ def test_rescaled_losses_are_told_beside_the_raw_ones_and_their_means_follow():
   assert float(again.metrics["rescaled/text"]) == pytest.approx(1.0)
   want = (raw + 0.3 * again.metrics["loss/mtp"]) / raw
   assert float(again.loss) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_rows_without_sound_train_a_model_that_has_a_codec():
+  quantizer = RvqConfig(levels=2, codes=6, width=8, semantic_width=4)
+  speech = Speech(CodecConfig(quantizer=quantizer), {}, np.zeros((2, 6, 8), np.float32))
+  model = dataclasses.replace(MODEL, audio=AudioConfig(levels=2, codes=6), top_layers=2)
+  task = Pretrain(model, PLAIN, ObjectiveConfig(rescale=True), speech=speech)
+  params, variables = jax.jit(task.init)(jax.random.key(0))
+  params = nn.unbox(params)
+  run = jax.jit(lambda p: task.loss(p, variables, rows(0), jax.random.key(0), jnp.asarray(0)))
+  out = run(params)
+  assert np.isfinite(out.loss) and float(out.metrics["loss/codes"]) == 0
+  weight = task.update(variables, out.counts, 0).means.weight
+  assert float(weight["text"]) == 1 and float(weight["codes"]) == 0  # still to be seen
 
 
 def test_the_bias_moves_a_skewed_router_towards_balance():
