@@ -36,8 +36,9 @@ def get_config(arg: str = ""):
   if "adversary" in options:
     config.loss.update(adversarial=0.2, feature=1.0, adversarial_start=config.train.steps // 2)
   if "tiny" in options:
+    config.mesh.quick_compile = True
     world |= {"train": 24, "validation": 4, "unseen_speakers": 2, "unseen_pairs": 1}
-    config.codec.quantizer.update(codes=16, width=16, semantic_width=8)
+    config.codec.quantizer.update(levels=2, codes=16, width=16, semantic_width=8)
     config.codec.encoder.update(width=16, blocks=1, frame_width=8, frame_blocks=1)
     config.codec.decoder.update(width=16, blocks=1, frame_width=8, frame_blocks=1)
     config.discriminator.update(windows=(512,), widths=(4, 4))

@@ -2,7 +2,7 @@
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
-The stages of `quickstart.py`, with two visual tokenizers and the model trained twice (ERNIE 5.0, section 5):
+The stages of `quickstart.py`, with two visual tokenizers and the model trained twice after `look` (ERNIE 5.0, section 5):
 
     pretrain  rows of 512, a batch that doubles, a flat rate after warm-up, pictures in 12 bits, multi-token
               prediction at 0.3, the family from the middle on
@@ -35,6 +35,11 @@ def get_config(arg: str = ""):
   base.model.update(mtp_depth=1, mtp_width=32 if arg else 256)
   stages.pretrain = _pretrain(base, tiny=bool(arg))
   stages.model = _model(base, tiny=bool(arg))
+  look = stages.look
+  look.name, look.model = "small_look", stages.pretrain.model
+  look.vision.tokenizer = "@frames_12"
+  if not arg:
+    look.train.steps = 3000  # one or two things, where the quickstart has one
   return config
 
 
@@ -43,7 +48,6 @@ def _pretrain(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.
   config = copy.deepcopy(base)
   config.name = "small_pretrain"
   config.model.vision.bits = _BITS
-  config.vision.tokenizer = "@frames_12"
   config.objective.update(mtp_weight=0.3)
   config.train.schedule.update(kind="constant")
   config.evaluation.prompts = 0
@@ -57,7 +61,7 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   """The second half: fewer and longer rows of the same number of tokens."""
   config = copy.deepcopy(base)
   config.name, config.start, config.seed = "small", "@pretrain", 1
-  config.text.tokenizer = config.audio.codec = ""  # those of the start
+  config.vision.tokenizer = "@frames"  # of more bits than the start's
   config.model.router.bias_rate = config.model.router.bias_rate / 10
   config.objective.update(mtp_weight=0.1)
   config.elastic.first_step = 0

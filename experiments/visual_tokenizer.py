@@ -52,6 +52,7 @@ def get_config(arg: str = ""):
     world["scene"]["frames"] = 9
     world["train"] = 4_000
   if "tiny" in options:
+    config.mesh.quick_compile = True
     world |= {"train": 64, "validation": 16, "held_out": 1, "captions": 1}
     config.tokenizer.update(widths=(8,), blocks=1)
     config.data.rows_per_batch = 4

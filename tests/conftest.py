@@ -6,21 +6,16 @@ import shutil
 
 # Read when jax is first imported, so it must be set before any of our modules is.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most programs of tests run once or a few times, so time spent optimising them is lost. A training step compiles in a
-# third of the time with XLA's older emitters of fusions, and a fifth sooner still without LLVM's expensive passes.
-# Programs that tests start inherit it.
-os.environ["XLA_FLAGS"] = (
-  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-  " --xla_llvm_disable_expensive_passes=true " + os.environ.get("XLA_FLAGS", "")
-)
 
 import jax
 import pytest
 
-from ernie_jax.sharding.mesh import simulate_devices
+from ernie_jax.sharding.mesh import compile_quickly, simulate_devices
 from ernie_jax.text import files
 from ernie_jax.text.tokenizer import Tokenizer, train_tokenizer
 
+# Most programs of tests run once or a few times, so time spent optimising them is lost.
+compile_quickly()
 # For the meshes. An option, not XLA_FLAGS, so that programs which tests start see one device.
 simulate_devices(8)
 

@@ -118,9 +118,23 @@ def test_a_pipeline_builds_in_an_order_that_can_be_run(name, arg):
   made_from = {name: set(pipeline.made_from(name)) for name in order}
   used = set().union(*made_from.values())
   assert order[-1] == "model" and used == set(order) - {"model"}
+  assert pipeline.mesh.quick_compile == (arg == "tiny")
   task, optimizer, _ = parts(model := build_experiment(values.stages.model))
   params = shape_of(task, optimizer, model.seed).params
   assert {"vision", "audio"} <= set(params)
+
+
+@pytest.mark.parametrize("arg", ["", "tiny"])
+@pytest.mark.parametrize(("name", "after"), [("quickstart", "model"), ("small", "pretrain")])
+def test_looking_alone_is_of_the_shape_of_what_goes_on_from_it(name, after, arg):
+  values = read(FOLDER / f"{name}.py", arg).stages
+  look, then = (build_experiment(values[stage]) for stage in ("look", after))
+  assert look.model == then.model and look.vision.understand == then.vision.understand
+  assert then.start == "@look" and not then.vision.tokenizer
+  media = look.data.media
+  assert media.tasks.draw == media.tasks.extend == 0 and not media.spoken
+  assert not look.data.sources and not look.data.speech.sources
+  assert not look.elastic.trains_family and then.elastic.trains_family
 
 
 @pytest.mark.parametrize("arg", ["", "tiny"])

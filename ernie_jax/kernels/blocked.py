@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 LARGEST_MEAN = 384  # rows; larger blocks gain nothing, so larger groups are cut into several
+SMALL_BUFFER = 4096  # rows
 
 
 @flax.struct.dataclass
@@ -39,10 +40,11 @@ def block_sizes(rows: int, num_groups: int) -> tuple[int, ...]:
   """The static block sizes for a buffer of `rows`: multiples of 16 around the mean group, a few beyond.
 
   Our choice, measured on CPU: each size costs compile time, and below 16 rows a matmul costs nearly what 16
-  rows cost. The step just above the mean is the finest, because balanced groups lie there.
+  rows cost. The step just above the mean is the finest, because balanced groups lie there. Of a small buffer
+  compiling is most of the cost, and it has half of the sizes.
   """
   mean = max(1, min(rows // num_groups, LARGEST_MEAN))
-  eighths = (2, 4, 6, 8, 9, 12, 16)
+  eighths = (4, 9, 16) if rows < SMALL_BUFFER else (2, 4, 6, 8, 9, 12, 16)
   sizes = {16} | {-(-mean * n // 128) * 16 for n in eighths} | ({1, 4} if mean < 16 else set())
   return tuple(size for size in sorted(sizes) if size <= rows)
 

@@ -11,6 +11,7 @@ shard of its own, and tokens travel between them in `transports.py`.
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -43,6 +44,7 @@ class MeshConfig:
     capacity_factor: buffer of the all_to_all transport, in units of a balanced router's need. It
       trades memory for the chance that a layer takes the slower ring; it never drops a token.
     simulated_devices: if positive, split the CPU into this many devices (`simulate_devices`).
+    quick_compile: compile with little optimisation (`compile_quickly`), for a run of few steps.
   """
 
   data: int = -1
@@ -54,6 +56,7 @@ class MeshConfig:
   transport: Transport = "all_to_all"
   capacity_factor: float = 1.5
   simulated_devices: int = 0
+  quick_compile: bool = False
 
   def __post_init__(self) -> None:
     for axis in AXES:
@@ -95,6 +98,23 @@ def simulate_devices(count: int) -> None:
       f"config.mesh.simulated_devices={count} cannot be had: JAX runs on {found} "
       f"{jax.default_backend()} device(s); set JAX_PLATFORMS=cpu and start afresh"
     )
+
+
+# A training step compiles in a third of the time with XLA's older emitters of fusions, and a fifth sooner still
+# without LLVM's expensive passes.
+_QUICK = (
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  " --xla_llvm_disable_expensive_passes=true"
+)
+
+
+def compile_quickly() -> None:
+  """Programs are compiled with little optimisation from here on, also those of processes that this one starts.
+
+  For steps so few that compiling them is what takes the time: a joint step on CPU compiles in a seventh of the time.
+  Call it before anything touches a device. What XLA_FLAGS says wins.
+  """
+  os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def axis_sizes(config: MeshConfig, n_devices: int) -> dict[str, int]:

@@ -44,6 +44,8 @@ def main(argv) -> int:
   workdir = pathlib.Path(cli.require(WORKDIR, example="runs/quickstart"))
   stage = stages.stage_of(values)
   experiment = stage.build(values)
+  if experiment.mesh.quick_compile:
+    mesh.compile_quickly()
   mesh.simulate_devices(experiment.mesh.simulated_devices)
   distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   chosen = {name: flag.value for name, flag in (("only", ONLY), ("force", FORCE)) if flag.value}

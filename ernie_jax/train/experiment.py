@@ -185,7 +185,8 @@ def make_tiny(config: ml_collections.ConfigDict) -> None:
   train.schedule.update(warmup_steps=5)
   config.objective.mtp_switch = min(config.objective.mtp_switch, 30)
   config.elastic.first_step = min(config.elastic.first_step, 20)
-  config.evaluation.update(rows=4, prompts=0)  # drawing takes a minute to compile
+  config.evaluation.update(rows=4, prompts=0)  # drawing takes long to compile
+  config.mesh.quick_compile = True
 
 
 def build_experiment(values: Any) -> Experiment:

@@ -56,9 +56,10 @@ class PipelineExperiment:
 
   @property
   def mesh(self) -> MeshConfig:
-    """The mesh of the stage that simulates the most devices: a process simulates a number once."""
+    """What a process settles once: the most devices that a stage simulates; to compile quickly if all stages do."""
     meshes = [_build(name, values).mesh for name, values in self.stages.items()]
-    return max(meshes, key=lambda mesh: mesh.simulated_devices)
+    most = max(meshes, key=lambda mesh: mesh.simulated_devices)
+    return dataclasses.replace(most, quick_compile=all(mesh.quick_compile for mesh in meshes))
 
   def made_from(self, name: str) -> tuple[str, ...]:
     """The stages that a stage refers to."""
@@ -123,7 +124,7 @@ def run_experiment(
     if name in chosen
   ]
   record = read_record(workdir)
-  finished = all(_is_finished(experiment, name, record) for name in experiment.stages)
+  finished = all(_is_finished(experiment, workdir, name, record) for name in experiment.stages)
   if finished and (any(ran) or not (workdir / REPORT).exists()):
     _final_report(experiment, workdir)
 
@@ -164,13 +165,16 @@ def _run_stage(
   """Brings one stage to its end; False where it was finished."""
   record = read_record(workdir)
   for other in experiment.made_from(name):
-    if not _is_finished(experiment, other, record):
+    if not _is_finished(experiment, workdir, other, record):
       raise UserError(f"--only: {name} is made from {other}, which is not finished")
   me, old = identity(experiment, name, record), record.get(name)
   if old and (forced or old["identity"] != me):
     why = "is run again as asked" if forced else f"is stale: {_change(experiment, name, old)}"
     aside = _put_aside(workdir, name, old["run"])
     _tell(f"{name} {why}" + (f"; what was there is kept in {aside}" if aside else ""))
+    entry = {"run": old["run"] + 1, "seconds": 0.0}
+  elif old and old["finished"] and not (workdir / name).is_dir():
+    _tell(f"{name} begins again: it was finished, but {workdir / name} is gone")
     entry = {"run": old["run"] + 1, "seconds": 0.0}
   elif old and old["finished"]:
     _tell(f"{name} is finished, in {old['seconds']:.0f} s")
@@ -189,11 +193,15 @@ def _run_stage(
 
 
 def _is_finished(
-  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
+  experiment: PipelineExperiment,
+  workdir: pathlib.Path,
+  name: str,
+  record: Mapping[str, Mapping[str, Any]],
 ) -> bool:
-  """Whether a stage, as it is now, came to its end."""
+  """Whether a stage, as it is now, came to its end, and what it left is there."""
   one = record.get(name, {})
-  return bool(one.get("finished")) and one["identity"] == identity(experiment, name, record)
+  same = bool(one.get("finished")) and one["identity"] == identity(experiment, name, record)
+  return same and (workdir / name).is_dir()
 
 
 def _final_report(experiment: PipelineExperiment, workdir: pathlib.Path) -> None:

@@ -94,7 +94,7 @@ def test_the_blocked_loops_read_no_weight_of_an_expert_without_rows():
 
 
 @given(
-  rows=st.integers(1, 3000),
+  rows=st.integers(1, 9000),
   weights=st.lists(st.integers(0, 20), min_size=1, max_size=9).filter(any),
 )
 @settings(deadline=None, max_examples=50)

@@ -1,5 +1,7 @@
 """A mesh uses every device, or says in one line which key to change."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -78,6 +80,16 @@ def test_simulated_devices_that_are_there_are_accepted():
   meshes.simulate_devices(8)
   meshes.simulate_devices(0)
   assert jax.device_count() == 8
+
+
+def test_quick_compiling_leaves_the_last_word_to_the_user(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+  meshes.compile_quickly()
+  first, *_, last = os.environ["XLA_FLAGS"].split()
+  assert (first, last) == (
+    "--xla_backend_optimization_level=0",
+    "--xla_backend_optimization_level=1",
+  )
 
 
 def constrained(x):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_a_forced_stage_makes_what_is_made_from_it_stale(tmp_path, ran):
   assert ran == ["b", "c"]
   pipeline_run.run_experiment(pipeline(), tmp_path, force=["b"])
   assert sorted(p.name for p in (tmp_path / "stale").iterdir()) == ["b-1", "b-2", "c-1", "c-2"]
+
+
+def test_a_stage_whose_folder_is_gone_begins_again(tmp_path, ran, capsys):
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  shutil.rmtree(tmp_path / "b")
+  ran.clear()
+  with pytest.raises(UserError, match="c is made from b, which is not finished"):
+    pipeline_run.run_experiment(pipeline(), tmp_path, only=["c"])
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  assert ran == ["b", "c"] and f"{tmp_path / 'b'} is gone" in capsys.readouterr().out
+  assert (tmp_path / "c" / "note").read_text() == "ABC"
 
 
 def test_a_stage_runs_alone_if_what_it_is_made_from_is_finished(tmp_path, ran):
