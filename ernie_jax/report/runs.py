@@ -100,8 +100,13 @@ class Run:
 
   @property
   def models(self) -> list[StageRun]:
-    """The stages that train the unified model."""
-    return [stage for stage in self.stages if stage.is_model]
+    """The stages that train the unified model, but for those that another one goes on from."""
+    started = {
+      pathlib.Path(other.config["start"]).name
+      for other in self.stages
+      if len(self.stages) > 1 and other.config.get("start")
+    }
+    return [s for s in self.stages if s.is_model and s.name not in started]
 
 
 def read_run(workdir: str | pathlib.Path) -> Run:

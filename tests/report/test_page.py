@@ -1,5 +1,7 @@
 """A run's report: every number of its files in both renderings, and nothing of what it lacks."""
 
+import json
+
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -9,6 +11,7 @@ from ernie_jax.errors import UserError
 from ernie_jax.report import __main__ as command
 from ernie_jax.report import numbers
 from ernie_jax.report.page import write_report
+from ernie_jax.report.runs import read_run
 
 
 def rendered(workdir, **options):
@@ -53,6 +56,21 @@ def test_pictures_of_evaluations_stand_in_for_samples_without_a_checkpoint(pipel
     "the-evaluation-s-sheet-speech.png",
     "the-evaluation-s-sheet-vision.png",
   ]
+
+
+def test_of_a_model_that_another_goes_on_from_only_the_training_is_told(pipeline):
+  record = json.loads((pipeline / "pipeline.json").read_text())
+  write_stage(pipeline / "look", CONFIG | {"name": "first steps"}, METRICS)
+  then = CONFIG | {"start": str(pipeline / "look")}
+  (pipeline / "model" / "config.json").write_text(json.dumps(then))
+  record = {"look": record["model"] | {"seconds": 61.0}} | record
+  (pipeline / "pipeline.json").write_text(json.dumps(record))
+  run = read_run(pipeline)
+  assert [stage.name for stage in run.stages] == ["look", "encoder", "codec", "model"]
+  assert [stage.name for stage in run.models] == ["model"]
+  for page in rendered(pipeline):
+    assert "61.0 s" in page and "look: " in page
+    assert f"--workdir={pipeline / 'look'}" not in page  # nothing of it is missed
 
 
 def test_what_a_run_lacks_is_left_out_and_the_command_is_named(tmp_path):
