@@ -40,12 +40,14 @@ def loss_of():
   variables = initial_variables(BOTH, frozen)
 
   @jax.jit
-  def run(batch):
-    loss = lambda p: task.loss(p, variables, batch, jax.random.key(0), jnp.asarray(0))
-    with_metrics = lambda p: (loss(p).loss, loss(p).metrics)
+  def run(params, variables, batch):
+    def with_metrics(p):
+      found = task.loss(p, variables, batch, jax.random.key(0), jnp.asarray(0))
+      return found.loss, found.metrics
+
     return jax.value_and_grad(with_metrics, has_aux=True)(params)
 
-  return run
+  return lambda batch: run(params, variables, batch)
 
 
 def size(tree) -> float:

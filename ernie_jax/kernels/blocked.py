@@ -41,10 +41,10 @@ def block_sizes(rows: int, num_groups: int) -> tuple[int, ...]:
 
   Our choice, measured on CPU: each size costs compile time, and below 16 rows a matmul costs nearly what 16
   rows cost. The step just above the mean is the finest, because balanced groups lie there. Of a small buffer
-  compiling is most of the cost, and it has half of the sizes.
+  compiling is most of the cost: it has few sizes, and groups beyond the mean are cut.
   """
   mean = max(1, min(rows // num_groups, LARGEST_MEAN))
-  eighths = (4, 9, 16) if rows < SMALL_BUFFER else (2, 4, 6, 8, 9, 12, 16)
+  eighths = (4, 9) if rows < SMALL_BUFFER else (2, 4, 6, 8, 9, 12, 16)
   sizes = {16} | {-(-mean * n // 128) * 16 for n in eighths} | ({1, 4} if mean < 16 else set())
   return tuple(size for size in sorted(sizes) if size <= rows)
 
