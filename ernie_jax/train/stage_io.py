@@ -49,14 +49,17 @@ def chosen_step(workdir: str | pathlib.Path, step: int | None, *, what: str) -> 
 def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
   """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does."""
   if isinstance(old, dict) and isinstance(new, dict):
-    for key in new:
-      found = (
-        first_difference(old.get(key), new[key], f"{path}.{key}", free) if key not in free else ""
-      )
-      if found:
-        return found
-    return ""
-  return "" if old == new else f"{path} was {old!r}, is {new!r}"
+    pairs = [(f"{path}.{key}", old.get(key), new[key]) for key in new if key not in free]
+  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    pairs = [(f"{path}[{i}]", one, other) for i, (one, other) in enumerate(zip(old, new))]
+  else:
+    pairs = []
+  for where, one, other in pairs:
+    if found := first_difference(one, other, where, free):
+      return found
+  # What only the old of two dicts has is of no effect.
+  same = isinstance(old, dict) and isinstance(new, dict)
+  return "" if same or old == new else f"{path} was {old!r}, is {new!r}"
 
 
 def check_same(
