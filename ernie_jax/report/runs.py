@@ -101,12 +101,9 @@ class Run:
   @property
   def models(self) -> list[StageRun]:
     """The stages that train the unified model, but for those that another one goes on from."""
-    started = {
-      pathlib.Path(other.config["start"]).name
-      for other in self.stages
-      if len(self.stages) > 1 and other.config.get("start")
-    }
-    return [s for s in self.stages if s.is_model and s.name not in started]
+    begun_at = [(s.name, pathlib.Path(s.config.get("start") or "").name) for s in self.stages]
+    before = {start for name, start in begun_at if start != name}
+    return [s for s in self.stages if s.is_model and s.name not in before]
 
 
 def read_run(workdir: str | pathlib.Path) -> Run:
