@@ -17,7 +17,6 @@ from absl import flags
 
 from ernie_jax import cli
 from ernie_jax.errors import UserError
-from ernie_jax.evaluate.family_table import MAX_ROWS
 from ernie_jax.evaluate.judged import PROMPTS
 from ernie_jax.evaluate.report import report, write_json
 from ernie_jax.generate.speak import SpeakingConfig
@@ -30,7 +29,12 @@ _JSON = flags.DEFINE_string("json", None, "File to write the table to.")
 _MEMBERS = flags.DEFINE_list(
   "members", None, "Members (depth x experts x top-k), as in 4x16x4,2x8x2; default: the config's."
 )
-_MAX_ROWS = flags.DEFINE_integer("max_rows", MAX_ROWS, "Held-out rows of each source, at most.")
+_MAX_ROWS = flags.DEFINE_integer(
+  "max_rows",
+  None,
+  "Held-out rows of each source of text, at most, and a quarter as many of media and of speech;"
+  " config.evaluation.table_rows if not given.",
+)
 _STEP = flags.DEFINE_integer(
   "step", None, "Checkpoint to score; default: the newest.", allow_override=True
 )
@@ -57,7 +61,7 @@ _SHEET = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
   """Checks the flags, scores, and writes what was asked for."""
-  if _MAX_ROWS.value < 1:
+  if _MAX_ROWS.value is not None and _MAX_ROWS.value < 1:
     raise UserError(f"--max_rows must be at least 1, got {_MAX_ROWS.value}")
   if _JSON.value and not pathlib.Path(_JSON.value).parent.is_dir():
     raise UserError(f"--json: there is no directory {pathlib.Path(_JSON.value).parent}")
@@ -73,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"--{flag}: the model in {_WORKDIR.value} has neither vision nor audio")
   what = f"members {', '.join(_MEMBERS.value)}" if _MEMBERS.value else "every member"
   print(
-    f"scoring {what} of {_WORKDIR.value} on up to {_MAX_ROWS.value} held-out rows"
+    f"scoring {what} of {_WORKDIR.value} on what is held out"
     + (f" and {prompts} prompts of each kind" if has_media else ""),
     file=sys.stderr,
   )

@@ -21,8 +21,6 @@ from ernie_jax.speech import CorpusCoder
 from ernie_jax.train.model_io import SavedModel
 from ernie_jax.train.pretrain import Variables
 
-MEDIA_ROWS = 128
-
 
 @dataclasses.dataclass(frozen=True)
 class MediaMember:
@@ -80,7 +78,7 @@ class MediaReport:
 
 
 def evaluate_media(
-  saved: SavedModel, *, members: Sequence[Member] | None = None, rows: int = MEDIA_ROWS
+  saved: SavedModel, *, members: Sequence[Member] | None = None, rows: int
 ) -> MediaReport | None:
   """Scores the members of a model on the validation split of its own media; None if it has none.
 
@@ -105,7 +103,7 @@ def evaluate_media(
 
 
 def evaluate_speech(
-  saved: SavedModel, *, members: Sequence[Member] | None = None, rows: int = MEDIA_ROWS
+  saved: SavedModel, *, members: Sequence[Member] | None = None, rows: int
 ) -> MediaReport | None:
   """The same for speech."""
   data = config_lib.build(DataConfig, saved.config.get("data", {}), path="config.data")

@@ -68,7 +68,7 @@ def report(
   workdir: str | pathlib.Path,
   *,
   members: Sequence[str] | None = None,
-  max_rows: int = MAX_ROWS,
+  max_rows: int | None = None,
   step: int | None = None,
   prompts: int | None = None,
   sheet: str | pathlib.Path | None = None,
@@ -87,7 +87,8 @@ def report(
   Args:
     workdir: of a finished or running training run.
     members: names such as "2x8x2" besides the full model; None is those that the config names.
-    max_rows: held-out rows of each source.
+    max_rows: held-out rows of each source of text, and a quarter as many of media and of speech; None is what
+      the config says (`config.evaluation.table_rows`).
     step: which checkpoint; None is the newest.
     prompts: scenes and utterances of each split that members are asked about; 0: none. None is what the
       config says (`config.evaluation.prompts`), by the full model alone, as at the end of training.
@@ -104,10 +105,12 @@ def report(
   drawing = drawing_of(saved, temperature=temperature, guidance=guidance)
   speaking = speaking_of(temperature=speak_temperature)
   chosen = members and [parse_member(name, saved.model, key="--members") for name in members]
-  found = _losses(saved, chosen, max_rows)
+  evaluation = saved.config.get("evaluation", {})
+  rows = evaluation.get("table_rows", MAX_ROWS) if max_rows is None else max_rows
+  found = _losses(saved, chosen, rows)
   asked, asks = prompts, chosen
   if prompts is None:
-    asked, asks = saved.config.get("evaluation", {}).get("prompts", 0), ()
+    asked, asks = evaluation.get("prompts", 0), ()
   if asked:
     kinds = {"members": asks, "prompts": asked}
     found = dataclasses.replace(
@@ -118,20 +121,21 @@ def report(
   print(found.to_text())
   if found.judged and sheet is not None:
     write_sheet(sheet, [one for part in found.judged.values() for one in part.shown])
-  if prompt := saved.config.get("evaluation", {}).get("prompt"):
+  if prompt := evaluation.get("prompt"):
     # A lone surrogate cannot be printed.
     continued = sample(saved, prompt).encode(errors="replace").decode()
     print(f"a sample of the full model, after {prompt!r}:")
     print(textwrap.indent(continued, "  | ", lambda line: True))
   if members is None and step is None:
-    _write(workdir, found, whole=max_rows == MAX_ROWS)
+    _write(workdir, found, whole=max_rows is None)
   return found
 
 
 def _losses(saved: SavedModel, members: Sequence[Member] | None, max_rows: int) -> RunReport:
   """What the members lose on all that is held out."""
-  media = evaluate_media(saved, members=members)
-  speech = evaluate_speech(saved, members=members)
+  rows = max(1, max_rows // 4)
+  media = evaluate_media(saved, members=members, rows=rows)
+  speech = evaluate_speech(saved, members=members, rows=rows)
   text = None
   if (media is None and speech is None) or saved.config["data"]["sources"]:
     text = evaluate_family(saved, members=members, max_rows=max_rows)

@@ -140,6 +140,9 @@ def train(config: TrainConfig, run: Run) -> state_lib.TrainState:
   # Signals are caught until the last checkpoint is closed, so they are entered before it.
   with rules.enter(run.mesh, run.mesh_config), _catch_sigterm() as stopping, checkpoints:
     state = _start(run, optimizer, checkpoints)
+    # What came from elsewhere is committed to its device and what was computed is not; so is all that a step makes of
+    # both, and the second step would be compiled anew.
+    state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
     first = int(state.step)
     if first >= config.steps:
       return state

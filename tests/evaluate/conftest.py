@@ -16,6 +16,8 @@ from ernie_jax.evaluate.family_table import MAX_ROWS
 from ernie_jax.train.model_io import SavedModel, save_model
 from ernie_jax.train.pretrain import unboxed_params
 
+TABLE_ROWS = 24  # fewer than there are
+
 
 @pytest.fixture(scope="session")
 def data(corpus_dir, tmp_path_factory) -> DataConfig:
@@ -51,7 +53,10 @@ def saved(data, tokenizer) -> SavedModel:
   params = jax.device_get(unboxed_params(model, jax.random.key(0)))
   params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), params)
   return SavedModel(
-    config={"data": config_lib.to_dict(data), "evaluation": {"prompt": "def "}},
+    config={
+      "data": config_lib.to_dict(data),
+      "evaluation": {"prompt": "def ", "table_rows": TABLE_ROWS},
+    },
     model=model,
     elastic=elastic,
     params=params,

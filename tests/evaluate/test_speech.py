@@ -230,7 +230,7 @@ def test_the_report_of_a_run_has_scores_and_sheet_beside_its_losses(
   save_model(tmp_path / "run", dataclasses.replace(saved, config=asked))
   ear = Ear(oracle)
   monkeypatch.setattr(SpeechOracle, "load", lambda folder: oracle)
-  monkeypatch.setattr(report_lib, "evaluate_speech", lambda saved, members: LOSSES)
+  monkeypatch.setattr(report_lib, "evaluate_speech", lambda saved, members, rows: LOSSES)
   monkeypatch.setattr(report_lib, "write_figure", lambda *_: None)
   truth = lambda self, task, prompts, *_: Truth(ear).make(task, prompts, id)
   monkeypatch.setattr(Studio, "run", truth)

@@ -191,7 +191,7 @@ def test_the_report_of_a_run_has_scores_and_sheet_beside_its_losses(
     saved, config={**saved.config, "evaluation": {"prompts": 2, "guidance": 1.5, "prompt": ""}}
   )
   save_model(tmp_path / "run", asked)
-  monkeypatch.setattr(report_lib, "evaluate_media", lambda saved, members: MEDIA)
+  monkeypatch.setattr(report_lib, "evaluate_media", lambda saved, members, rows: MEDIA)
   monkeypatch.setattr(
     Studio, "run", lambda self, task, prompts, *_: Truth().make(task, prompts, id)
   )

@@ -147,6 +147,21 @@ def test_the_ramp_takes_its_micro_batches_and_compiles_once(tmp_path, monkeypatc
   assert compiled[0]._cache_size() == 1
 
 
+@pytest.mark.parametrize("where", ["resumed", "begun with another's parameters"])
+def test_a_run_that_goes_on_from_something_compiles_once(tmp_path, monkeypatch, where):
+  begin = None
+  if where == "resumed":
+    train(dataclasses.replace(CONFIG, steps=6), run_of(tmp_path))
+  else:
+    put = lambda x: jax.device_put(np.asarray(x), x.sharding)
+    begin = lambda state: state.replace(params=jax.tree.map(put, state.params))
+  compiled = []
+  make = loop._compiled_once
+  monkeypatch.setattr(loop, "_compiled_once", lambda *a: compiled.append(make(*a)) or compiled[-1])
+  train(CONFIG, run_of(tmp_path, begin=begin))
+  assert compiled[0]._cache_size() == 1
+
+
 def test_a_run_on_a_mesh_is_that_of_one_device_and_resumes_exactly(tmp_path):
   config = MeshConfig(data=2, fsdp=2)
   mesh = lambda: {"mesh": make_mesh(config), "mesh_config": config, "data": Batches(rows=4)}
