@@ -171,6 +171,15 @@ def activate(
   )
 
 
+def activate_all(model: ModelConfig) -> Active:
+  """The same of the full model, which needs no usage."""
+  return Active(
+    layers=np.ones(model.depth, bool),
+    experts=np.ones((model.depth, model.experts), bool),
+    top_k=np.asarray(model.top_k, np.int32),
+  )
+
+
 def sample(
   key: Array,
   rows: int,

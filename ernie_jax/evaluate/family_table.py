@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import tqdm
 
 from ernie_jax import config as config_lib
@@ -19,7 +18,7 @@ from ernie_jax.elastic.slicing import member_config, slice_params
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate.baselines import MAX_CHARS, score_bigram, train_bigram, xz_bits_per_byte
 from ernie_jax.evaluate.decode_speed import PROMPT, decode_tokens_per_s
-from ernie_jax.evaluate.held_out import score
+from ernie_jax.evaluate.held_out import on_device, score
 from ernie_jax.sequence.row import Kind
 from ernie_jax.train.model_io import SavedModel
 
@@ -122,10 +121,10 @@ def evaluate_family(
   if members is None:
     members = members_of(saved.elastic, saved.model)
   members = tuple(dict.fromkeys([full_member(saved.model), *members]))
-  params = jax.device_put(saved.params)
+  params, bias = on_device((saved.params, saved.bias))
   progress = tqdm.tqdm(members, desc="evaluating", unit="member", leave=False)
   scores = tuple(
-    _score_member(saved, params, held_out, m, length=data.row_length) for m in progress
+    _score_member(saved, params, bias, held_out, m, length=data.row_length) for m in progress
   )
   bigram = score_bigram(train_bigram(data, saved.tokenizer, max_chars=bigram_chars), held_out)
   text = "".join(h.text for h in held_out).encode()
@@ -157,11 +156,11 @@ def data_config(saved: SavedModel) -> DataConfig:
 
 
 def _score_member(
-  saved: SavedModel, params, held_out: Sequence[HeldOut], member: Member, *, length: int
+  saved: SavedModel, params, bias, held_out: Sequence[HeldOut], member: Member, *, length: int
 ) -> MemberScore:
   kinds = {"elastic": saved.elastic, "model": saved.model}
   active = activate(member, saved.usage, **kinds)
-  result = score(params, saved.bias, held_out, model=saved.model, active=active)
+  result = score(params, bias, held_out, model=saved.model, active=active)
   cost = model_cost(member_config(member, **kinds), length)
   sliced = slice_params(saved.params, saved.bias, saved.usage, member, **kinds)
   first = held_out[0].rows

@@ -86,6 +86,11 @@ def score(
   return Score(nats=nats, tokens=tokens, utf8_bytes=sum(h.utf8_bytes for h in held_out))
 
 
+def on_device(tree: Any) -> Any:
+  """`tree` on one device, committed to it as the state of a run is: what scored that run is then not compiled anew."""
+  return jax.device_put(tree, jax.local_devices()[0])
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def _losses(
   params, bias, rows: Row, active: Active | None, model: ModelConfig

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from ernie_jax import media as media_lib
 from ernie_jax.backbone.audio_io import given_audio
@@ -21,7 +22,6 @@ from ernie_jax.objectives.vision import vision_loss
 from ernie_jax.sequence.media import MediaRow
 from ernie_jax.sharding.distributed import fetch
 from ernie_jax.sharding.mesh import active_mesh
-from ernie_jax.train.pretrain import Variables
 
 _BATCH = 16  # rows of one call
 
@@ -43,19 +43,23 @@ class MediaScore:
 
 def score(
   params: Any,
-  variables: Variables,
+  bias: Float[Array, "N E"],
   rows: MediaRow,
   *,
   model: ModelConfig,
+  tokenizer: Any = None,
   config: media_lib.MediaConfig | None = None,
   active: Active | None = None,
 ) -> MediaScore:
   """Scores a model on held-out rows.
 
   Args:
-    params, variables: the model's; on the device already, if it is called more than once.
+    params: on the device already, if it is called more than once.
+    bias: the routers' bias.
     rows: from `data.pipeline.held_out_media` or `held_out_speech`.
-    model, config: of the parameters; no `config` is needed for rows without pictures and videos.
+    model: the config of `params`.
+    tokenizer, config: the visual tokenizer's parameters and all of vision's config; rows without pictures and
+      videos need neither.
     active: which part of the network runs, for all rows alike; None is all of it.
   """
   count = rows.row.kind.shape[0]
@@ -72,24 +76,24 @@ def score(
         media_weight=batch.row.media_weight * fresh[:, None],
       )
     )
-    sums += fetch(_sums(params, variables, batch, active, model, config))
+    sums += fetch(_sums(params, bias, tokenizer, batch, active, model, config))
   text, bits, codes = (float(total / max(weight, 1)) for total, weight in sums.reshape(3, 2))
   return MediaScore(text=text, bits=bits, codes=codes)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config"))
-def _sums(params, variables, batch: MediaRow, active, model, config):
+def _sums(params, bias, tokenizer, batch: MediaRow, active, model, config):
   """Nats and weight of text, of bits and of codes of a batch."""
   row, sound = batch.row, batch.sound
   zero = jax.numpy.zeros(())
   encoded = media = audio = None
   if batch.drawn or batch.seen:
-    encoded = media_lib.encode(params, variables.tokenizer, batch, config=config, model=model)
+    encoded = media_lib.encode(params, tokenizer, batch, config=config, model=model)
     media = encoded.media
   if sound is not None:
     audio = given_audio(sound)
   output = UnifiedModel(model).apply(
-    {"params": params}, row, variables.bias, active, media=media, audio=audio
+    {"params": params}, row, bias, active, media=media, audio=audio
   )
   losses = token_losses(output.hidden, head_kernel(params, model), row.target)
   sums = [jax.numpy.sum(losses * row.text_weight), row.text_weight.sum(), zero, zero, zero, zero]

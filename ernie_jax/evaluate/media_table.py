@@ -5,8 +5,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from ernie_jax import config as config_lib
 from ernie_jax.backbone.parameters import model_cost
 from ernie_jax.data.pipeline import DataConfig, held_out_media, held_out_speech
@@ -14,12 +12,12 @@ from ernie_jax.elastic.family import Member, activate, full_member, members_of
 from ernie_jax.elastic.slicing import member_config
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate.family_table import align
+from ernie_jax.evaluate.held_out import on_device
 from ernie_jax.evaluate.held_out_media import MediaScore, score
 from ernie_jax.evaluate.oracles.pitch import read_pitch
 from ernie_jax.sequence import MediaRow
 from ernie_jax.speech import CorpusCoder
 from ernie_jax.train.model_io import SavedModel
-from ernie_jax.train.pretrain import Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +123,14 @@ def _scores(
   kinds = {"elastic": saved.elastic, "model": saved.model}
   members = members_of(**kinds) if members is None else members
   members = tuple(dict.fromkeys([full_member(saved.model), *members]))
-  params = jax.device_put(saved.params)
   tokenizer = None if saved.vision is None else saved.vision.tokenizer
   config = None if saved.vision is None else saved.vision.config
-  variables = jax.device_put(Variables(saved.bias, saved.usage, tokenizer))
+  params, bias, tokenizer = on_device((saved.params, saved.bias, tokenizer))
   found = []
   for member in members:
     active = activate(member, saved.usage, **kinds)
-    losses = score(params, variables, held_out, model=saved.model, config=config, active=active)
+    seen = {"tokenizer": tokenizer, "config": config}
+    losses = score(params, bias, held_out, model=saved.model, active=active, **seen)
     length = held_out.row.kind.shape[-1]
     cost = model_cost(member_config(member, **kinds), length)
     found.append((member.name, cost.params_active, losses))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_jax.elastic.family import Member, parse_member
+from ernie_jax.evaluate.baselines import MAX_CHARS
 from ernie_jax.evaluate.family_table import MAX_ROWS, FamilyReport, evaluate_family
 from ernie_jax.evaluate.figures import read_metrics, write_figure
 from ernie_jax.evaluate.judged import JudgedReport
@@ -138,7 +139,8 @@ def _losses(saved: SavedModel, members: Sequence[Member] | None, max_rows: int) 
   speech = evaluate_speech(saved, members=members, rows=rows)
   text = None
   if (media is None and speech is None) or saved.config["data"]["sources"]:
-    text = evaluate_family(saved, members=members, max_rows=max_rows)
+    chars = saved.config.get("evaluation", {}).get("bigram_chars", MAX_CHARS)
+    text = evaluate_family(saved, members=members, max_rows=max_rows, bigram_chars=chars)
   return RunReport(text=text, media=media, speech=speech)
 
 

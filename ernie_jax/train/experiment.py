@@ -79,6 +79,8 @@ class EvaluationConfig:
     rows: held-out rows for the losses during training.
     table_rows: held-out rows of each source of text for the family's tables at the end, and a quarter as many of
       media and of speech. 512 are some twenty files of the library at 256 positions.
+    bigram_chars: training text that the bigram model counts, to which those tables compare; by default all of
+      Python's standard library.
     prompt: what the sample at the end of a run continues.
     prompts: scenes of each split that the full model draws and reads at the end of a run with vision, and
       utterances that it hears and says with audio; 0: none. The command asks more, and every member.
@@ -87,13 +89,14 @@ class EvaluationConfig:
 
   rows: int = 16
   table_rows: int = 512
+  bigram_chars: int = 32_000_000
   prompt: str = "import os\n"
   prompts: int = 64
   temperature: float = 0.5
   guidance: float = 2.0
 
   def __post_init__(self):
-    for name in ("rows", "table_rows"):
+    for name in ("rows", "table_rows", "bigram_chars"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
     for name in ("prompts", "temperature", "guidance"):
@@ -189,7 +192,8 @@ def make_tiny(config: ml_collections.ConfigDict) -> None:
   train.schedule.update(warmup_steps=5)
   config.objective.mtp_switch = min(config.objective.mtp_switch, 30)
   config.elastic.first_step = min(config.elastic.first_step, 20)
-  config.evaluation.update(rows=4, table_rows=16, prompts=0)  # drawing takes long to compile
+  config.evaluation.update(rows=4, table_rows=16, bigram_chars=400_000)
+  config.evaluation.prompts = 0  # drawing takes long to compile
   config.mesh.quick_compile = True
 
 

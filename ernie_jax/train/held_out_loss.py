@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ernie_jax.data.pipeline import held_out_media, held_out_sets, held_out_speech
+from ernie_jax.elastic.family import activate_all
 from ernie_jax.evaluate import held_out_media as media_scores
 from ernie_jax.evaluate.held_out import score
 from ernie_jax.evaluate.oracles.pitch import read_pitch
@@ -30,7 +31,10 @@ def held_out_loss(
   vision: Vision | None,
   speech: Speech | None,
 ) -> Callable[[TrainState], dict[str, float]]:
-  """Losses of the full model on a few held-out rows of text, of media and of speech, while training."""
+  """Losses of the full model on a few held-out rows of text, of media and of speech, while training.
+
+  They are measured as the family's tables measure each member, by the same compiled programs.
+  """
   e, count = experiment, experiment.evaluation.rows
   texts = held_out_sets(e.data, tokenizer, max_rows=count)
   media = heard = None
@@ -41,18 +45,20 @@ def held_out_loss(
   if e.data.speech.sources:
     heard = held_out_speech(e.data, tokenizer, coder_of(speech), rows=count)
 
+  whole = {"model": e.model, "active": activate_all(e.model)}
+  config = None if vision is None else vision.config
+
   def evaluate(state: TrainState) -> dict[str, float]:
     metrics = {}
+    of_media = {**whole, "tokenizer": state.variables.tokenizer, "config": config}
     if texts:
-      found = score(state.params, state.variables.bias, texts, model=e.model)
+      found = score(state.params, state.variables.bias, texts, **whole)
       metrics |= {"held_out/loss": found.loss, "held_out/bits_per_byte": found.bits_per_byte}
     if media is not None:
-      seen = media_scores.score(
-        state.params, state.variables, media, model=e.model, config=vision.config
-      )
+      seen = media_scores.score(state.params, state.variables.bias, media, **of_media)
       metrics |= {"held_out/media_text": seen.text, "held_out/bits": seen.bits}
     if heard is not None:
-      found = media_scores.score(state.params, state.variables, heard, model=e.model)
+      found = media_scores.score(state.params, state.variables.bias, heard, **of_media)
       metrics |= {"held_out/speech_text": found.text, "held_out/codes": found.codes}
     return metrics
 
