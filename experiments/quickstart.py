@@ -93,20 +93,20 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.media.worlds = (
     of_things(pictures, 2.0), of_things(videos, 1.6), {**pairs, "weight": 0.5}
   )  # fmt: skip
-  config.data.media.tasks.update(draw=6.0, describe=2.0, answer=4.0, extend=1.0)
+  config.data.media.tasks.update(draw=7.0, describe=1.5, answer=3.5, extend=1.0)
   # One in eight examples of media is about a picture of the first world, and heard: mostly a question.
   spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.6))
   config.data.media.spoken = ({**spoken, "scenes": config.data.media.worlds[0]},)
   # Sources take turns: where this weight and the sum of all have a simple ratio, programs may never meet a logged step.
-  config.data.sources = (plain(TextSource(weight=0.38)),)
+  config.data.sources = (plain(TextSource(weight=0.31)),)
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 4500, 2250
+    config.train.steps, config.elastic.first_step = 5000, 2500
     config.train.ramp.update(end=1, steps=0)
     config.evaluation.prompts = 256
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned.
-  config.objective.update(rescale=True, text_weight=1.0, understanding_weight=1.5)
+  config.objective.update(rescale=True, text_weight=0.6, understanding_weight=0.6)
   config.objective.update(vision_weight=2.0, audio_weight=2.0)
   config.text.tokenizer = "@text/tokenizer.model"
   config.vision.tokenizer = "@frames"
