@@ -150,9 +150,10 @@ def kept_layers(depth: int, elastic: ElasticConfig, model: ModelConfig) -> np.nd
   return keep
 
 
-def used_experts(usage: Float[Array, "N E"], count: int) -> Bool[Array, "N E"]:
+def used_experts(usage: Float[Array, "N E"], count: int) -> Bool[np.ndarray, "N E"]:
   """The `count` experts of each layer that training used most (ties to the lower number)."""
-  rank = jnp.argsort(jnp.argsort(-usage, axis=-1, stable=True), axis=-1, stable=True)
+  order = np.argsort(-np.asarray(usage), axis=-1, kind="stable")
+  rank = np.argsort(order, axis=-1, kind="stable")
   return rank < count
 
 
@@ -165,9 +166,9 @@ def activate(
 ) -> Active:
   """The full model's inputs that make it compute exactly what the sliced member computes."""
   return Active(
-    layers=jnp.asarray(kept_layers(member.depth, elastic, model)),
+    layers=kept_layers(member.depth, elastic, model),
     experts=used_experts(usage, member.experts),
-    top_k=jnp.asarray(member.top_k, jnp.int32),
+    top_k=np.asarray(member.top_k, np.int32),
   )
 
 

@@ -61,7 +61,7 @@ def slice_params(
   """
   smaller = member_config(member, elastic=elastic, model=model)
   depth_kept = np.flatnonzero(kept_layers(member.depth, elastic, model))
-  chosen = np.asarray(used_experts(usage, member.experts))
+  chosen = used_experts(usage, member.experts)
   bias, usage = np.asarray(bias), np.asarray(usage)
   layers = split_layers(params["stack"], model)
   kept = [_slice_layer(layers[n], np.flatnonzero(chosen[n])) for n in depth_kept]

@@ -15,6 +15,7 @@ from ernie_jax.audio.codec import CodecConfig, EncoderConfig, initial_params
 from ernie_jax.audio.decoders import DecoderConfig
 from ernie_jax.audio.quantizer import RvqConfig, fresh_codebooks
 from ernie_jax.errors import UserError
+from ernie_jax.evaluate import held_out_media
 from ernie_jax.speech import VOICE
 from ernie_jax.train import checkpoint
 from ernie_jax.train.experiment import build_experiment
@@ -57,7 +58,7 @@ def experiment(folder: pathlib.Path, *, steps: int = 2, arg: str = "tiny"):
   config.data.update(data_dir=str(folder / "data"))
   config.train.update(steps=steps, log_every=1, checkpoint_every=1, evaluate_every=2)
   config.train.schedule.update(kind="constant", warmup_steps=0)
-  config.evaluation.rows = 2
+  config.evaluation.update(rows=4, table_rows=16)
   config.mesh.data = 1
   return build_experiment(config)
 
@@ -68,6 +69,10 @@ def finished(folder) -> pathlib.Path:
   workdir = folder / "run"
   run_experiment(experiment(folder), workdir)
   return workdir
+
+
+def test_what_measures_a_run_while_it_trains_measures_its_family_too(finished):
+  assert held_out_media._sums._cache_size() == 1
 
 
 def test_a_run_learns_from_speech_and_reports_its_family(finished, folder):
