@@ -98,7 +98,8 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.6))
   config.data.media.spoken = ({**spoken, "scenes": config.data.media.worlds[0]},)
   # Sources take turns: where this weight and the sum of all have a simple ratio, programs may never meet a logged step.
-  config.data.sources = (plain(TextSource(weight=0.31)),)
+  # The words of programs are whole: dropped merges help to spell what is spoken.
+  config.data.sources = (plain(TextSource(weight=0.31, bpe_dropout=0.0)),)
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024

@@ -153,7 +153,8 @@ class MediaRows(DrawnRows):
       length: positions of a row.
       seed: of every draw.
       regularise: whether captions and frames are left out, as in training.
-      bpe_dropout: rate; see `Tokenizer.encode_words`.
+      bpe_dropout: rate, for what is only given (prompts, questions); see `Tokenizer.encode_words`. Captions,
+        answers and documents, which are learnt, are always as the tokenizer has them.
       sound: of what is said here or in other rows of the mixture; None without any.
       spoken: opened, one for each of `config.spoken`.
     """
@@ -226,14 +227,14 @@ class MediaRows(DrawnRows):
     return self._draw(example, rng, given=1)
 
   def _describe(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
-    return media_tasks.describe(self._frames(example), self._caption(example, rng))
+    return media_tasks.describe(self._frames(example), self._caption(example, rng, learnt=True))
 
   def _answer(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
     """As many questions as `config.questions` and an empty row allow."""
     asked = [q for q in example.questions if q.kind in self.config.kinds] or example.questions
     order = rng.permutation(len(asked))[: self.config.questions]
     chosen = [asked[i] for i in order]
-    turns = [(self._encode(q.question, rng), self._encode(q.answer, rng)) for q in chosen]
+    turns = [(self._encode(q.question, rng), self._written(q.answer)) for q in chosen]
     items = media_tasks.answer(self._frames(example), turns)
     empty = self.builder()
     while len(turns) > 1 and not empty.fits(items):
@@ -242,7 +243,7 @@ class MediaRows(DrawnRows):
     return items
 
   def _document(self, example: MediaExample, rng: np.random.Generator) -> list[Item]:
-    texts = [self._encode(text, rng) for text in example.document.texts]
+    texts = [self._written(text) for text in example.document.texts]
     return media_tasks.document(texts, example.document.pictures)
 
   def _spoken(
@@ -252,25 +253,33 @@ class MediaRows(DrawnRows):
     example = scene.example
     settings = self.config.spoken[source - len(self.config.sources)]
     if not scene.texts or rng.random() >= settings.documents:
-      answered = self._encode(scene.question.answer, rng)
+      answered = self._written(scene.question.answer)
       return media_tasks.hear(self._frames(example), scene.asked, answered)
     said = {text for text in scene.texts if rng.integers(2)}
     said.add(list(scene.texts)[int(rng.integers(len(scene.texts)))])
     texts = [
-      media_tasks.Said(scene.texts[text], voice) if text in said else self._encode(text, rng)
+      media_tasks.Said(scene.texts[text], voice) if text in said else self._written(text)
       for text in example.document.texts
     ]
     return media_tasks.document(texts, example.document.pictures)
 
-  def _caption(self, example: MediaExample, rng: np.random.Generator) -> list[int]:
+  def _caption(
+    self, example: MediaExample, rng: np.random.Generator, *, learnt: bool = False
+  ) -> list[int]:
     if not example.captions:
       return []
-    return self._encode(example.captions[int(rng.integers(len(example.captions)))], rng)
+    caption = example.captions[int(rng.integers(len(example.captions)))]
+    return self._written(caption) if learnt else self._encode(caption, rng)
+
+  def _written(self, text: str) -> list[int]:
+    """What is to be told: nothing that is seen or heard says how a word was cut."""
+    return self.tokenizer.encode(text).tolist()
 
   def _encode(self, text: str, rng: np.random.Generator) -> list[int]:
+    """What is only given."""
     if self._regularise and self._bpe_dropout > 0:
       return self.tokenizer.encode(text, dropout=self._bpe_dropout, rng=rng).tolist()
-    return self.tokenizer.encode(text).tolist()
+    return self._written(text)
 
   def _frames(self, example: MediaExample) -> np.ndarray:
     """All frames of a picture; of a video, as many as a slot has."""

@@ -36,7 +36,8 @@ class DataConfig:
     row_length: positions of a row (L).
     rows_per_batch: rows of a batch over all hosts.
     seed: of the order of the data and of dropout.
-    bpe_dropout: rate at which merges are dropped in training text (Provilkov et al., 2020).
+    bpe_dropout: rate at which merges are dropped in training text (Provilkov et al., 2020): of files, and of what is
+      given to draw, answer or say, not of what is to be told.
     sources: text sources, each with its weight; possibly none where there are media or speech.
     media: pictures and videos; without sources, there are none.
     speech: likewise.
@@ -217,7 +218,7 @@ def training_pipeline(
       tokenizer,
       length=config.row_length,
       seed=config.seed,
-      bpe_dropout=config.bpe_dropout,
+      bpe_dropout=config.bpe_dropout if source.bpe_dropout is None else source.bpe_dropout,
     )
     for source in config.sources
   ]

@@ -30,12 +30,14 @@ class TextSource:
     weight: share of the rows of a mixture, relative to the other sources.
     validation_percent: share of the files held out. Of a single file, its end is held out.
     piece_chars: most characters in one record.
+    bpe_dropout: of this source's training text; None: `config.data.bpe_dropout`.
   """
 
   path: str = ""
   weight: float = 1.0
   validation_percent: float = 5.0
   piece_chars: int = 4000
+  bpe_dropout: float | None = None
 
   def __post_init__(self):
     if not self.weight > 0:
@@ -44,6 +46,8 @@ class TextSource:
       raise ValueError(f"validation_percent must be in (0, 100), got {self.validation_percent}")
     if self.piece_chars < 1:
       raise ValueError(f"piece_chars must be at least 1, got {self.piece_chars}")
+    if self.bpe_dropout is not None and not 0 <= self.bpe_dropout <= 1:
+      raise ValueError(f"bpe_dropout must be in [0, 1], got {self.bpe_dropout}")
 
   @property
   def label(self) -> str:
@@ -151,7 +155,7 @@ def prepare(source: TextSource, data_dir: str | os.PathLike) -> Build:
 def _build_key(source: TextSource) -> str:
   """Names the settings and every file's name, size and time of change."""
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
-  del settings["weight"]
+  del settings["weight"], settings["bpe_dropout"]
 
   def parts():
     for file in files.find(source.path):

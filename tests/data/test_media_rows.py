@@ -54,13 +54,15 @@ def words():
   return train_tokenizer(["a red circle 1", "it moves up", "first then what shape"], vocab_size=330)
 
 
-def rows(words, *, length: int = LENGTH, sources=None, regularise=True, **changed) -> MediaRows:
+def rows(
+  words, *, length: int = LENGTH, sources=None, regularise=True, bpe_dropout=0.0, **changed
+) -> MediaRows:
   sources = sources or [Known([picture(i) for i in range(6)]), Known([video(i) for i in range(4)])]
   folders = tuple(MediaFolder(path=str(i), side=16) for i in range(len(sources)))
   config = MediaDataConfig(folders=folders, slots=SLOTS, **changed)
   return MediaRows(
     sources, words, CONFIG.shapes(window=config.look_back), config, length=length, seed=3,
-    regularise=regularise,
+    regularise=regularise, bpe_dropout=bpe_dropout,
   )  # fmt: skip
 
 
@@ -134,6 +136,22 @@ def test_text_about_what_is_seen_is_learnt_and_the_question_is_not(words):
   told = rows(words, tasks=only("describe"), sources=[Known([picture(2)])])[0]
   caption = words.encode("a red circle 2").tolist()
   assert tokens(told.row) == [SpecialToken.BOS, *brackets, sep, *caption, eos]
+
+
+def test_merges_are_dropped_in_what_is_given_and_not_in_what_is_learnt(words):
+  made = lambda task, rate: (
+    rows(words, tasks=only(task), sources=[Known([picture(2)])], no_caption=0.0, bpe_dropout=rate)[
+      0
+    ].row
+  )
+  for task, learnt in (("describe", "a red circle 2"), ("answer", "circle")):
+    row = made(task, 1.0)
+    target = row.target[(row.example == 1) & (row.text_weight > 0)].tolist()
+    assert target == [*words.encode(learnt).tolist(), SpecialToken.EOS]
+  count = lambda row: len(tokens(row))
+  assert count(made("draw", 1.0)) > count(made("draw", 0.0))
+  assert count(made("answer", 1.0)) > count(made("answer", 0.0))  # the question
+  assert count(made("describe", 1.0)) == count(made("describe", 0.0))
 
 
 def test_several_questions_are_asked_of_one_picture_each_once(words):

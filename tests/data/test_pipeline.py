@@ -84,6 +84,17 @@ def test_hosts_batches_one_after_the_other_are_the_one_host_batch(
     assert_equal(joined(parts), batch)
 
 
+def test_a_source_can_have_a_rate_of_dropout_of_its_own(config, tokenizer):
+  def first(rate, own=None):
+    sources = tuple(dataclasses.replace(source, bpe_dropout=own) for source in config.sources)
+    changed = dataclasses.replace(config, bpe_dropout=rate, sources=sources)
+    return take(training_pipeline(changed, tokenizer), 1)[0]
+
+  assert_equal(first(0.9, own=0.0), first(0.0))
+  assert_equal(first(0.0, own=0.9), first(0.9))
+  assert (first(0.9).token != first(0.0).token).any()
+
+
 @pytest.mark.parametrize("hosts", [1, 4])
 @pytest.mark.parametrize("done", [0, 1, 5])
 def test_resuming_on_any_number_of_hosts_goes_on_exactly(config, tokenizer, hosts, done):
