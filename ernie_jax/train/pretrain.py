@@ -5,6 +5,7 @@ Letters: B rows, L positions, N layers, E experts.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -162,10 +163,28 @@ class Pretrain:
     text = TEXT_KINDS if media else TEXT_KINDS[:1]
     return (*text, *vision, *audio)
 
+  def weights(self, variables: Variables) -> dict[str, Any]:
+    """What each modality's loss is multiplied by: its configured weight over its running mean."""
+    o = self.objective
+    weights = dict(zip(TEXT_KINDS, (o.text_weight, o.understanding_weight)))
+    weights |= {"bits": o.vision_weight, "codes": o.audio_weight}
+    scales = {} if variables.means is None else balance.scales(variables.means)
+    return {name: weight * scales.get(name, 1.0) for name, weight in weights.items()}
+
   def loss(
-    self, params: Any, variables: Variables, batch: Row | MediaRow, key: Array, step: Array
+    self,
+    params: Any,
+    variables: Variables,
+    batch: Row | MediaRow,
+    key: Array,
+    step: Array,
+    *,
+    weights: Mapping[str, float | Array] | None = None,
   ) -> Loss:
-    """Losses of text, bits and codes, MTP and the router's auxiliary losses of one micro-batch of rows [B, L]."""
+    """Losses of text, bits and codes, MTP and the router's auxiliary losses of one micro-batch of rows [B, L].
+
+    `weights`: of the modalities, in place of those of training; the router's losses stay.
+    """
     c, o = self.config, self.objective
     row, encoded, audio = batch, None, None
     if self.frozen:
@@ -193,10 +212,8 @@ class Pretrain:
     output = self.model.apply(
       {"params": params}, row, variables.bias, active, media=media, audio=audio
     )
-    weights = dict(zip(TEXT_KINDS, (o.text_weight, o.understanding_weight)))
-    weights |= {"bits": o.vision_weight, "codes": o.audio_weight}
     scales = {} if variables.means is None else balance.scales(variables.means)
-    weights = {name: weight * scales.get(name, 1.0) for name, weight in weights.items()}
+    weights = self.weights(variables) if weights is None else weights
     text = text_loss(output, row, params, c, weights)
     total = text.weighed
     none = dict.fromkeys(self.modalities, jnp.zeros(()))  # data need not have all that a model can
