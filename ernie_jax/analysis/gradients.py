@@ -126,8 +126,7 @@ def _flat(tree: Any) -> Float[np.ndarray, "D"]:
 
 
 def _report(found, task: Pretrain, batches: int, step: int) -> GradientReport:
-  plain = dict.fromkeys(task.modalities, 1.0)
-  weights = plain | task.weights(Variables(None, None))  # no means: as configured
+  weights = task.weights(Variables(None, None))  # no means: as configured
   rows, means = [], {}
   for name, seen in found.items():
     if not seen:
