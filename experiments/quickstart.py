@@ -4,9 +4,10 @@
 
 Stages: `text` (its tokenizer), `pictures` and `frames` (the visual tokenizer, of pictures, then inflated to videos),
 `encoder` (that looks at them), `codec` (of speech), `look` (the model, on nothing but what it sees) and `model` (all of
-it, as an elastic family). The same command goes on where it stopped; `--only=NAME` runs some stages, `--force=NAME` some of them again, `--config.stages.NAME.KEY=VALUE` overrides any
-key. `:tiny` goes through all of it in minutes. Scenes that are judged hold one thing, which is what fits into the time; `:two` has one or
-two of them, as `vision.py` and `small.py` have.
+it, as an elastic family). The same command goes on where it stopped; `--only=NAME` runs some stages, `--force=NAME` some
+of them again, `--config.stages.NAME.KEY=VALUE` overrides any key. `:tiny` goes through all of it in minutes. Scenes that
+are judged hold one thing, which is what fits into the time; `:two` has one or two of them, as `vision.py` and `small.py`
+have.
 """
 
 import copy
@@ -106,8 +107,8 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     config.train.steps, config.elastic.first_step = 5000, 2500
     config.train.ramp.update(end=1, steps=0)
     config.evaluation.prompts = 256
-  # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The weights
-  # are such that the gradients in the shared layers have norms alike (docs/sharing.md); by losses alone text has 1 % of them.
+  # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
+  # weights bring the gradients in the shared layers to norms nearer to each other (docs/sharing.md); at 0.6 text had 1 %.
   config.objective.update(rescale=True, text_weight=4.0, understanding_weight=0.6)
   config.objective.update(vision_weight=2.0, audio_weight=6.0)
   config.text.tokenizer = "@text/tokenizer.model"

@@ -1,4 +1,4 @@
-"""What each modality pulls the shared layers with, on a tiny run of text and speech in turn."""
+"""What each modality pulls the shared layers with, by hand, and by the command on a tiny run of text."""
 
 import json
 import subprocess
