@@ -48,7 +48,7 @@ class ElasticConfig:
       "random" any (the report does not say).
     first_step: the step from which members are drawn; before it every row runs the full
       configuration. The report draws from the start; a short run, whose loss still falls steeply,
-      is held back less by the family if it joins later (see the README's measurements).
+      is held back less by the family if it joins later (docs/measurements.md).
     members: names of the members that evaluation reports; the full model is always among them.
   """
 
