@@ -1,7 +1,7 @@
 """What a model with vision is asked when its drawing and reading are scored: prompts from the world's scenes.
 
-Scenes of "validation" hold combinations of shape and colour that training saw, those of "held_out" have at
-least one that it never saw. Example i of a split follows from the config, so every model is asked the same.
+No scene is one of training. Those of "validation" hold combinations of shape and colour that training saw, those of
+"held_out" have at least one that it never saw. Example i of a split follows from the config, so every model is asked the same.
 Where pictures are spoken about in training, the questions about them are also heard: those of both splits in voices
 of training, and those of "validation" once more in voices that it never heard ("unseen_speakers").
 """
@@ -15,6 +15,7 @@ from ernie_jax.data.audio import to_int16
 from ernie_jax.data.media_example import MediaExample, Question
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.world.scene import Scene, scene_from_json
+from ernie_jax.data.world.scenes import SPLITS as DRAWN
 from ernie_jax.data.world.scenes import WorldSource, draw_example
 from ernie_jax.data.world.speech import TRAINING_SPEAKERS, UNSEEN_SPEAKERS
 from ernie_jax.data.world.speech_synthesis import synthesise
@@ -23,6 +24,8 @@ from ernie_jax.data.world.spoken import SpokenSource, record
 SCENES = {"validation": "seen combinations", "held_out": "never-trained combinations"}
 VOICES = {"unseen_speakers": "unseen voices"}  # what is heard alone
 SPLITS = SCENES | VOICES
+# What is drawn for a prompt. Not 0: a seed that ends with it is that of the scene.
+_QUESTION, _VOICE = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,7 @@ def make_prompts(config: MediaDataConfig, count: int) -> Prompts:
 
 def _said(prompt: Prompt, source: SpokenSource, voices: range, *, index: int) -> Prompt:
   """The prompt with its question as one of `voices` says it."""
-  draw = np.random.default_rng([voices.start, source.seed, index])
+  draw = np.random.default_rng([source.seed, index, voices.start, _VOICE])
   speaker = int(draw.choice(voices))
   said = record(prompt.question.question, source.speech, draw, speaker=speaker)
   return dataclasses.replace(prompt, waveform=to_int16(synthesise(said).waveform))
@@ -133,7 +136,9 @@ def _said(prompt: Prompt, source: SpokenSource, voices: range, *, index: int) ->
 
 def _prompt(source: WorldSource, split: str, index: int, frames: int) -> Prompt:
   example: MediaExample = draw_example(source, split, index)
-  draw = np.random.default_rng([list(SCENES).index(split), source.scene.frames, index])
+  draw = np.random.default_rng(
+    [source.seed, DRAWN.index(split), index, source.scene.frames, _QUESTION]
+  )
   return Prompt(
     media=example.media[:frames],
     scene=scene_from_json(example.scene),

@@ -5,12 +5,13 @@ A scene says everything a picture, a caption or an answer needs: `render` turns 
 the picture's side, x to the right and y down; a place is one of nine equal cells. An image is a scene
 of one frame.
 
-What never occurs in training: some pairs of shape and colour (`is_held_out`). Not places, since a
-moving object passes through several.
+What never occurs in training: some pairs of shape and colour (`is_held_out`), and one in six of all other
+scenes (`Scene.split`), since there are few of one thing: 450 without jitter.
 """
 
 import dataclasses
 import json
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -64,7 +65,8 @@ SIGN_GRID = 32  # a sign lies on this grid, so that its glyphs are sharp at mult
 SIGN_HEIGHT = 7
 _TRIES = 1000
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "validation", "held_out"]
+_VALIDATION = 6  # one in so many scenes of seen pairs is never drawn for training
 
 
 def sign_width(characters: int) -> int:
@@ -166,6 +168,19 @@ class Scene:
   def held_out(self) -> bool:
     """Whether any of its objects never occurs in training."""
     return any(map(is_held_out, self.objects))
+
+  @property
+  def split(self) -> Split:
+    """The one split that may draw it.
+
+    That follows from what its objects are and where they start. Motion, sign, background and jitter do not count:
+    no picture, and no first frame of a video, is on both sides.
+    """
+    if self.held_out:
+      return "held_out"
+    things = sorted(f"{o.size} {o.colour} {o.shape} {o.place}" for o in self.objects)
+    number = zlib.crc32(";".join(things).encode())
+    return "validation" if number % _VALIDATION == 0 else "train"
 
   def to_json(self) -> str:
     """One line that `scene_from_json` reads."""
@@ -287,13 +302,16 @@ def sample_scene(rng: np.random.Generator, config: SceneConfig, *, split: Split 
   """Draws a scene.
 
   Objects start in different cells, and neither they nor the sign touch in any frame: what would is drawn
-  again.
+  again, and so is what belongs to another split.
 
   Args:
     rng: the only source of randomness.
     config: how.
-    split: "train" has no held-out object, "held_out" has at least one.
+    split: see `Scene.split`: "held_out" has at least one object that never occurs in training, the others none.
+      Colours without names make no such pair: there, "held_out" is "validation".
   """
+  if config.nameless and split == "held_out":
+    split = "validation"
   count = int(rng.integers(config.min_objects, config.max_objects + 1))
   with_sign = rng.random() < config.sign_probability
   for _ in range(_TRIES):
@@ -301,7 +319,9 @@ def sample_scene(rng: np.random.Generator, config: SceneConfig, *, split: Split 
     sign = _sample_sign(rng, objects, config) if with_sign else None
     if _apart(objects, config.frames) and (sign is not None) == with_sign:
       background = _sample_background(rng, config)
-      return Scene(objects=objects, background=background, sign=sign, frames=config.frames)
+      scene = Scene(objects=objects, background=background, sign=sign, frames=config.frames)
+      if scene.split == split:
+        return scene
   raise RuntimeError(f"no scene of {count} objects fits in {_TRIES} tries")
 
 

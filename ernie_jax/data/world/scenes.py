@@ -1,8 +1,8 @@
 """The world's scenes as a TFDS data set: pictures or videos with captions, questions and documents.
 
-Three splits: "train" and "validation" of the same distribution, whose scenes hold only the combinations of
-shape and colour that training may see, and "held_out", each of whose scenes has an object that it may not
-see. Example i of a split follows from the seed alone, so builds are equal everywhere.
+Three splits: "train" and "validation", whose scenes hold only the combinations of shape and colour that
+training may see, and which share no scene, and "held_out", each of whose scenes has an object that it may not
+see (`Scene.split`). Example i of a split follows from the seed alone, so builds are equal everywhere.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from ernie_jax.data.world.questions import questions
 from ernie_jax.data.world.render import render
 from ernie_jax.data.world.scene import SceneConfig, sample_scene
 
-_FORMAT = 1  # part of the build's name: raise it when the records of equal settings change
+_FORMAT = 2  # part of the build's name: raise it when the records of equal settings change
 SPLITS = ("train", "validation", "held_out")
 
 
@@ -92,7 +92,7 @@ class WorldScenes(MediaBuilder):
 def draw_example(source: WorldSource, split: str, index: int) -> MediaExample:
   """Example `index` of a split, for any index >= 0."""
   rng = np.random.default_rng([source.seed, SPLITS.index(split), index])
-  scene = sample_scene(rng, source.scene, split="held_out" if split == "held_out" else "train")
+  scene = sample_scene(rng, source.scene, split=split)
   document = None
   if scene.frames == 1 and rng.random() < source.documents:
     told = story(scene, source.scene, rng)

@@ -21,7 +21,9 @@ from ernie_jax.data.world.scenes import SPLITS, WorldSource
 from ernie_jax.data.world.speech import TRAINING_SPEAKERS, SpeechConfig, Utterance, speak
 from ernie_jax.data.world.speech_synthesis import FORMAT, synthesise
 
-_FORMAT = 1  # part of the name of the codes: raise it when recordings of equal settings change
+_FORMAT = 2  # part of the name of the codes: raise it when recordings of equal settings change
+# What is drawn for an example. Not 0: a seed that ends with it is that of the example's scene.
+_QUESTION, _SPEAKER, _SOUND = 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Recordings(Sequence[SpeechExample]):
 
   def __getitem__(self, index: int) -> SpeechExample:
     number, place, text, name = self._texts[index]
-    speaker = int(self._rng(number, 1).choice(TRAINING_SPEAKERS))
-    said = record(text, self._source.speech, self._rng(number, 2 + place), speaker=speaker)
+    speaker = int(self._rng(number, _SPEAKER).choice(TRAINING_SPEAKERS))
+    said = record(text, self._source.speech, self._rng(number, _SOUND + place), speaker=speaker)
     return SpeechExample(
       waveform=to_int16(synthesise(said).waveform),
       transcript=text,
@@ -111,7 +113,7 @@ class Recordings(Sequence[SpeechExample]):
     texts = []
     for number in range(min(self._source.recorded, len(self._examples))):
       example = self._examples[number]
-      said = [choose_question(example, self._rng(number, 0)).question]
+      said = [choose_question(example, self._rng(number, _QUESTION)).question]
       if self._source.documents and example.document is not None:
         said += [text for text in example.document.texts if text]
       texts += [(number, place, text, example.name) for place, text in enumerate(said)]

@@ -25,7 +25,7 @@ def draw(seed, split="train"):
 
 
 @settings(deadline=None, max_examples=100)
-@given(seed=st.integers(0, 10**6), split=st.sampled_from(["train", "held_out"]))
+@given(seed=st.integers(0, 10**6), split=st.sampled_from(["train", "validation", "held_out"]))
 def test_a_document_shows_what_it_says(seed, split):
   scene, told = draw(seed, split)
   assert 2 <= len(told.scenes) <= 3 and len(told.texts) == len(told.scenes) + 1
@@ -58,11 +58,11 @@ def check_change(before, after, text):
 
 
 @settings(deadline=None, max_examples=100)
-@given(seed=st.integers(0, 10**6))
-def test_changed_scenes_keep_the_rules_of_drawn_ones(seed):
-  _, told = draw(seed)
+@given(seed=st.integers(0, 10**6), split=st.sampled_from(["train", "validation"]))
+def test_changed_scenes_keep_the_rules_of_drawn_ones(seed, split):
+  _, told = draw(seed, split)
   for scene in told.scenes:
-    assert not scene.held_out and 1 <= len(scene.objects) <= 3
+    assert scene.split == split and 1 <= len(scene.objects) <= 3
     centres = [track(o, 1)[0] for o in scene.objects]
     for i, thing in enumerate(scene.objects):
       assert place_of(*centres[i]) == thing.place

@@ -9,6 +9,7 @@ from ernie_jax.data.world.scene import (
   COLOURS,
   PLACES,
   SHAPES,
+  SIZES,
   Described,
   SceneConfig,
   is_held_out,
@@ -34,10 +35,14 @@ configs = st.builds(
 
 
 @settings(deadline=None, max_examples=50)
-@given(config=configs, seed=st.integers(0, 10**6), split=st.sampled_from(["train", "held_out"]))
+@given(
+  config=configs,
+  seed=st.integers(0, 10**6),
+  split=st.sampled_from(["train", "validation", "held_out"]),
+)
 def test_a_scene_keeps_its_rules(config, seed, split):
   scene = sample_scene(np.random.default_rng(seed), config, split=split)
-  assert scene.held_out == (split == "held_out")
+  assert scene.split == split and scene.held_out == (split == "held_out")
   assert scene.background.shade in config.shades
   assert config.min_objects <= len(scene.objects) <= config.max_objects
   assert len({o.place for o in scene.objects}) == len(scene.objects)
@@ -89,6 +94,17 @@ def test_every_seen_pair_and_every_held_out_pair_is_drawn():
   held_out = {(s, c) for s, c in every if is_held_out(Described(shape=s, colour=c))}
   assert drawn["train"] == every - held_out
   assert drawn["held_out"] == every
+
+
+def test_which_split_draws_a_scene_is_not_told_by_one_word_of_it():
+  drawn = [
+    sample_scene(np.random.default_rng(seed), SceneConfig(max_objects=1), split="validation")
+    for seed in range(400)
+  ]
+  things = [scene.objects[0] for scene in drawn]
+  seen = {(s, c) for s in SHAPES for c in COLOURS if not is_held_out(Described(shape=s, colour=c))}
+  assert {(o.shape, o.colour) for o in things} == seen
+  assert {o.place for o in things} == set(PLACES) and {o.size for o in things} == set(SIZES)
 
 
 def test_without_nuisance_objects_sit_on_their_cells_in_pure_colours():

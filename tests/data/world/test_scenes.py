@@ -68,6 +68,25 @@ def test_splits_and_seeds_share_no_scene(builds):
   assert draw_example(WorldSource(seed=1), "train", 0).scene not in drawn
 
 
+@pytest.mark.parametrize("frames", [1, 9])
+def test_no_picture_of_training_is_one_of_validation_where_there_are_few(frames):
+  """Without jitter there are 450 pictures of one thing: both splits draw most of theirs."""
+  still = SceneConfig(
+    frames=frames, max_objects=1, shades=("dark",), texture_probability=0.0, colour_jitter=0,
+    position_jitter=0.0, moving_probability=0.5,
+  )  # fmt: skip
+  source = WorldSource(scene=still, documents=0.5 if frames == 1 else 0.0)
+  first, shown = {}, {}
+  for split in ("train", "validation"):
+    drawn = [draw_example(source, split, i) for i in range(600)]
+    pictures = [e.media[:1] for e in drawn]
+    pictures += [e.document.pictures for e in drawn if e.document is not None]
+    first[split] = {e.media[0].tobytes() for e in drawn}
+    shown[split] = {picture.tobytes() for picture in np.concatenate(pictures)}
+  assert not shown["train"] & shown["validation"]
+  assert len(first["train"]) > 250 and 60 < len(first["validation"]) < 90
+
+
 def test_the_share_of_documents_is_the_one_asked_and_videos_have_none(builds):
   count = sum(e.document is not None for e in MediaExamples(builds[PICTURES], "train"))
   assert 10 <= count <= 30
