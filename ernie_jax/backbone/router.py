@@ -2,7 +2,8 @@
 
 Letters: B rows, L positions, E experts, K choices per token.
 Gotcha: the bias moves selection only; gates come from unbiased scores. It is state, not a parameter:
-`update_bias` moves it once per optimizer step. All arithmetic is float32.
+`update_bias` moves it once per optimizer step. All arithmetic is float32, also where a platform's products are
+bfloat16 or TF32 by default: near ties would go one way in training and another in decoding.
 """
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.inputs import Context, LayerStats
 from ernie_jax.backbone.linear import fan_in_init
+from ernie_jax.sharding.transports import on_own_tokens
 
 
 @flax.struct.dataclass
@@ -48,15 +50,16 @@ class Router(nn.Module):
     c = self.config
     init = fan_in_init((0,), ("embed", "router_experts"))
     kernel = self.param("kernel", init, (c.width, c.experts), jnp.float32)
-    logits = x.astype(jnp.float32) @ kernel
+    logits = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+    rule = {"k": c.top_k, "scores": c.router.scores}
     routes = choose(
-      logits, bias, allowed, live, context.top_k, k=c.top_k, scores=c.router.scores,
-      renormalise=c.router.renormalise, scale=c.router.scale,
+      logits, bias, allowed, live, context.top_k,
+      renormalise=c.router.renormalise, scale=c.router.scale, **rule,
     )  # fmt: skip
     load_all, load = count_load(routes, context.counted, experts=c.experts)
     balance, z = jnp.zeros(()), jnp.zeros(())
     if c.router.balance_loss:
-      balance = sequence_balance_loss(logits, routes, allowed, live)
+      balance = sequence_balance_loss(logits, allowed, live, context.top_k, **rule)
     if c.router.z_loss:
       z = router_z_loss(logits, live)
     return routes, LayerStats(load=load, load_all=load_all, balance_loss=balance, z_loss=z)
@@ -81,10 +84,10 @@ def choose(
   gates are renormalised, for the same reason.
   """
   inside = allowed[:, None, :]
-  masked = jnp.where(inside, logits, -jnp.inf)
-  score = jax.nn.softmax(masked, axis=-1) if scores == "softmax" else jax.nn.sigmoid(masked)
+  score = _scores(logits, allowed, scores)
   selection = jnp.where(inside, jax.lax.stop_gradient(score) + bias, -jnp.inf)
-  _, experts = jax.lax.top_k(selection, k)
+  # The partitioner would gather the scores of all tokens for it.
+  experts = on_own_tokens(lambda s: jax.lax.top_k(s, k)[1], selection)
   gates = jnp.take_along_axis(score, experts, axis=-1)
   # A member with fewer allowed experts than k must not use the forbidden ones that fill the list.
   counts = jnp.take_along_axis(jnp.broadcast_to(inside, score.shape), experts, axis=-1)
@@ -95,13 +98,25 @@ def choose(
   return Routes(experts=experts, gates=gates * scale, live=counts & live[..., None])
 
 
+def _scores(
+  logits: Float[Array, "B L E"], allowed: Bool[Array, "B E"], kind: str
+) -> Float[Array, "B L E"]:
+  """Softmax or sigmoid of the allowed experts' logits; 0 for the others."""
+  masked = jnp.where(allowed[:, None, :], logits, -jnp.inf)
+  return jax.nn.softmax(masked, axis=-1) if kind == "softmax" else jax.nn.sigmoid(masked)
+
+
 def count_load(
   routes: Routes, counted: Bool[Array, "B"], *, experts: int
 ) -> tuple[Float[Array, "E"], Float[Array, "E"]]:
   """Assignments per expert: by all rows, and by the rows that drive the bias."""
-  one_hot = jax.nn.one_hot(routes.experts, experts, dtype=jnp.float32)
-  by_row = jnp.einsum("blke,blk->be", one_hot, routes.live.astype(jnp.float32))
+  by_row = _load_by_row(routes, experts)
   return by_row.sum(0), jnp.where(counted[:, None], by_row, 0.0).sum(0)
+
+
+def _load_by_row(routes: Routes, experts: int) -> Float[Array, "B E"]:
+  one_hot = jax.nn.one_hot(routes.experts, experts, dtype=jnp.float32)
+  return jnp.einsum("blke,blk->be", one_hot, routes.live.astype(jnp.float32))
 
 
 def update_bias(
@@ -117,22 +132,26 @@ def update_bias(
 
 def sequence_balance_loss(
   logits: Float[Array, "B L E"],
-  routes: Routes,
   allowed: Bool[Array, "B E"],
   live: Bool[Array, "B L"],
+  top_k: Int[Array, "B"],
+  *,
+  k: int,
+  scores: str = "softmax",
 ) -> Float[Array, ""]:
   """Mean over rows of sum_e f_e P_e, which is 1 at perfect balance (DeepSeek-V3, eq. 17-20).
 
-  f_e: share of the row's assignments times the number of allowed experts; P_e: mean normalised score.
+  f_e: share of the assignments that the row would have without a bias, times the number of allowed experts; P_e:
+  mean normalised score.
   """
-  experts = logits.shape[-1]
-  inside = allowed[:, None, :]
-  probability = jax.nn.softmax(jnp.where(inside, logits, -jnp.inf), axis=-1)
+  score = _scores(logits, allowed, scores)
+  probability = score / jnp.maximum(score.sum(-1, keepdims=True), 1e-20)
   weight = live.astype(jnp.float32)
   tokens = jnp.maximum(weight.sum(1), 1.0)
   mean_probability = jnp.einsum("ble,bl->be", probability, weight) / tokens[:, None]
-  one_hot = jax.nn.one_hot(routes.experts, experts, dtype=jnp.float32)
-  counts = jnp.einsum("blke,blk->be", one_hot, routes.live.astype(jnp.float32))
+  unbiased = jnp.zeros(logits.shape[-1])
+  routes = choose(logits, unbiased, allowed, live, top_k, k=k, scores=scores)
+  counts = _load_by_row(routes, logits.shape[-1])
   share = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1.0)
   share *= allowed.sum(-1, keepdims=True)
   by_row = (jax.lax.stop_gradient(share) * mean_probability).sum(-1)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
 from jaxtyping import Array, Float, Int
 
+from ernie_jax.kernels.ragged import zero_dead_rows
+
 # Rows per tile. A tile that straddles a group boundary is computed once per group, so the waste is about one
 # tile per expert: 128, the side of the matrix unit, wastes least; larger tiles pay off only for large groups.
 MIN_TILE, MAX_ROWS, MAX_WIDTH = 128, 512, 1024
@@ -35,11 +37,6 @@ def row_tile(rows: int, num_groups: int, alignment: int) -> int:
   while tile > MIN_TILE and 8 * tile * num_groups > rows and alignment % tile:
     tile //= 2
   return tile
-
-
-def _live(x, group_sizes_E):
-  """Zero the rows past the last group: the kernels never write them."""
-  return jnp.where(jnp.arange(x.shape[0])[:, None] < jnp.sum(group_sizes_E), x, 0)
 
 
 def _pad_rows(x, tile: int):
@@ -70,7 +67,7 @@ def _rows_times(x_MD, w_EDF, group_sizes_E, alignment, interpret, *, transpose: 
     transpose_rhs=transpose,
     interpret=interpret,
   )
-  return _live(out[: x_MD.shape[0]], group_sizes_E)
+  return zero_dead_rows(out[: x_MD.shape[0]], group_sizes_E)
 
 
 def _forward(x_MD, w_EDF, group_sizes_E, alignment, interpret):

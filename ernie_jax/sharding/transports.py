@@ -127,6 +127,18 @@ def deliver(
   return Delivered(out[:rows, :positions], overflowed)
 
 
+def on_own_tokens(function: Callable[[Array], Array], x: Float[Array, "B L _"]) -> Array:
+  """`function(x)`, an array [B, L, _] each of whose tokens follows from its own, by each device for its own.
+
+  For what XLA's partitioner divides by no axis: it would gather `x` of all devices on each (`top_k`).
+  """
+  mesh = active_mesh()
+  if mesh is None:
+    return function(x)
+  run = jax.shard_map(function, in_specs=TOKENS, out_specs=TOKENS, check_vma=False)
+  return run(_pad(x, mesh))[: x.shape[0], : x.shape[1]]
+
+
 def _pad(a: Array, mesh: AbstractMesh) -> Array:
   """Adds dead rows and positions until the mesh divides them (a decoder has one row)."""
   rows = -a.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES)

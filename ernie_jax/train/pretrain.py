@@ -191,10 +191,9 @@ class Pretrain:
       params = media_lib.hold_encoder(params)
     if isinstance(batch, MediaRow):
       row = batch.row
+    member_key, media_key, sound_key = jax.random.split(key, 3)
     if isinstance(batch, MediaRow) and batch.sound is not None:
-      audio = misheard(
-        given_audio(batch.sound), c.audio, o.sound_history, jax.random.fold_in(key, 2)
-      )
+      audio = misheard(given_audio(batch.sound), c.audio, o.sound_history, sound_key)
     if isinstance(batch, MediaRow) and c.vision is not None:
       encoded = media_lib.encode(
         params,
@@ -203,11 +202,11 @@ class Pretrain:
         config=self.vision.config,
         model=c,
         history=o.history,
-        key=jax.random.fold_in(key, 1),
+        key=media_key,
       )
     active = None
     if self.elastic.trains_family:
-      active = sample(key, row.kind.shape[0], elastic=self.elastic, model=c, step=step)
+      active = sample(member_key, row.kind.shape[0], elastic=self.elastic, model=c, step=step)
     media = None if encoded is None else encoded.media
     output = self.model.apply(
       {"params": params}, row, variables.bias, active, media=media, audio=audio
@@ -244,7 +243,33 @@ class Pretrain:
         total += weight * value
         metrics[f"router/{name}"] = value
     seen = {"load": output.stats.load, "losses": balance.observed(losses, counts)}
-    return Loss(loss=total, metrics=metrics, counts=seen)
+    if active is not None and self.elastic.granularity == "step":
+      experts = active.experts & active.layers[:, None]
+      seen |= {"layers": active.layers.astype(jnp.int32), "experts": experts.astype(jnp.int32)}
+    present = {
+      name: here
+      for name in metrics
+      for kind, here in seen["losses"].present.items()
+      if kind in name.split("/")
+    }
+    return Loss(loss=total, metrics=metrics, counts=seen, present=present)
+
+  def ran(self, counts: Any) -> dict[str, Array] | None:
+    """How many micro-batches ran each layer [N] and expert [N, E], by their paths; None if rows draw their own.
+
+    Then some row has run nearly everything; by step, most that is left out is left out by all.
+    """
+    if "layers" not in counts:
+      return None
+    parts = {}
+    for segment in self.config.segments():
+      of = slice(segment.start, segment.stop) if segment.stacked else segment.start
+      path = f"stack/{segment.name}"
+      if segment.stacked:
+        parts[path] = counts["layers"][of]
+      if segment.moe:
+        parts[f"{path}/moe/experts"] = counts["experts"][of]
+    return parts
 
   def update(self, variables: Variables, counts: Any, step: Array) -> Variables:
     """Moves the bias towards balance and the measured use towards this step's."""

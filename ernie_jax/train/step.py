@@ -23,7 +23,7 @@ class Report:
 
   Attributes:
     loss: float32 [], mean over the step's micro-batches.
-    metrics: the task's metrics, averaged likewise.
+    metrics: the task's metrics, averaged likewise over those that have what they are about.
     grad_norm: float32 [], global norm before clipping.
     learning_rate: float32 [].
     leaf_norms: float32 [leaves], gradient norm of each parameter, in tree order: names the culprit
@@ -55,7 +55,8 @@ def make_step(
     total, grads = _accumulate(task, state, batches, count, key)
     squares = jnp.stack(square_sums(grads))
     finite = jnp.isfinite(total.loss) & jnp.all(jnp.isfinite(squares))
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    ran = getattr(task, "ran", lambda counts: None)(total.counts)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, active=ran)
     new = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -100,5 +101,9 @@ def _accumulate(task: Task, state: TrainState, batches: Any, count, key) -> tupl
   zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, 0, pick(0)))
   add = lambda i, total: jax.tree.map(jnp.add, total, one(i, pick(i)))
   out, grads = jax.lax.fori_loop(0, count, add, zeros)
-  mean = lambda tree: jax.tree.map(lambda x: x / count, tree)
-  return Loss(loss=mean(out.loss), metrics=mean(out.metrics), counts=out.counts), mean(grads)
+  many = {name: jnp.maximum(out.present.get(name, count), 1) for name in out.metrics}
+  out = out.replace(
+    loss=out.loss / count,
+    metrics={name: value / many[name] for name, value in out.metrics.items()},
+  )
+  return out, jax.tree.map(lambda x: x / count, grads)

@@ -17,18 +17,22 @@ class Loss:
   Attributes:
     loss: float32 [], the value to differentiate.
     metrics: name -> float32 array, averaged over the step's micro-batches and logged.
+    present: of metrics about what not every micro-batch has, 1, or 0 where it has none and the metric is 0: these
+      are averaged over the others.
     counts: pytree of arrays, summed over the step's micro-batches and given to `update`.
   """
 
   loss: Float[Array, ""]
   metrics: dict[str, Array]
   counts: Any
+  present: dict[str, Array] = flax.struct.field(default_factory=dict)
 
 
 class Task(Protocol):
   """One kind of training.
 
-  A task may say in `frozen` which parameters stay as `init` makes them: paths joined by `/`.
+  A task may say in `frozen` which parameters stay as `init` makes them: paths joined by `/`. And in `ran(counts)`,
+  from the counts of the whole step, which parts took part in it, as `train.optimizer.freeze_inactive` takes it.
   """
 
   def init(self, key: Array) -> tuple[Any, Any]:

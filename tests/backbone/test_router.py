@@ -1,5 +1,7 @@
 """The router against a loop, and the rules of its bias, of restricted rows and of its losses."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.router import (
+  Router,
   choose,
   count_load,
   router_z_loss,
   sequence_balance_loss,
   update_bias,
 )
+from ernie_jax.sharding import ahead_of_time, rules, transports
+from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 
 KINDS = ["softmax", "sigmoid"]
 
@@ -182,7 +188,8 @@ def balanced(rows=2, experts=4):
 
 def test_balance_loss_is_one_at_perfect_balance_with_a_finite_gradient_and_more_elsewhere():
   ones = lambda n: jnp.ones((2, n), bool)
-  loss = lambda logits: sequence_balance_loss(logits, run(logits, k=1), ones(4), ones(4))
+  once = jnp.ones(2, int)
+  loss = lambda logits: sequence_balance_loss(logits, ones(4), ones(4), once, k=1)
   value, gradient = jax.value_and_grad(loss)(jnp.asarray(balanced()))
   np.testing.assert_allclose(value, 1.0, rtol=1e-6)
   assert np.isfinite(gradient).all()
@@ -201,15 +208,46 @@ def test_balance_loss_of_a_restricted_row_and_of_padding():
   logits = np.concatenate([logits, np.full((2, 4, 2), 9, np.float32)], axis=-1)
   allowed = jnp.asarray(np.arange(6) < 4)[None].repeat(2, axis=0)
   live = jnp.array([[True] * 4, [False] * 4])
-  routes = run(logits, None, allowed, live, k=1)
-  value = sequence_balance_loss(jnp.asarray(logits), routes, allowed, live)
+  once = jnp.ones(2, int)
+  value = sequence_balance_loss(jnp.asarray(logits), allowed, live, once, k=1)
   np.testing.assert_allclose(value, 1.0, rtol=1e-6)
   tail = np.concatenate([logits, normal(2, 3, 6)], axis=1)
   live = jnp.pad(live, ((0, 0), (0, 3)))
-  padded = sequence_balance_loss(
-    jnp.asarray(tail), run(tail, None, allowed, live, k=1), allowed, live
-  )
+  padded = sequence_balance_loss(jnp.asarray(tail), allowed, live, once, k=1)
   np.testing.assert_allclose(padded, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scores", KINDS)
+def test_balance_loss_is_its_formula(scores):
+  """f_e = E / (K T) times how often e is among the K best, P_e = mean of s_e / sum of s (DeepSeek-V3, eq. 17-20)."""
+  logits, (rows, length, experts), k = normal(2, 6, 4), (2, 6, 4), 2
+  score = np.exp(logits) if scores == "softmax" else 1 / (1 + np.exp(-logits))
+  score /= score.sum(-1, keepdims=True)
+  best = np.argsort(-logits, axis=-1)[..., :k]
+  f = np.stack([np.bincount(row.ravel(), minlength=experts) for row in best])
+  wanted = (f * experts / (k * length) * score.mean(1)).sum(-1).mean()
+  every, ranks = jnp.ones((rows, experts), bool), jnp.full(rows, k)
+  live = jnp.ones((rows, length), bool)
+  got = sequence_balance_loss(jnp.asarray(logits), every, live, ranks, k=k, scores=scores)
+  np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_scores_are_of_full_precision_on_every_platform_and_no_device_sees_the_others_tokens():
+  config = ModelConfig(vocab_size=8, depth=1, width=16, heads=2, kv_heads=1, experts=8, top_k=2)
+  mesh = make_mesh(MeshConfig(fsdp=4, context=2))
+  rows, length = 8, 6
+  x = jax.ShapeDtypeStruct((rows, length, 16), jnp.bfloat16)
+  context = types.SimpleNamespace(top_k=jnp.full(rows, 2), counted=jnp.ones(rows, bool))
+  apply = lambda kernel, x: Router(config).apply(
+    {"params": {"kernel": kernel}}, x, jnp.zeros(8), jnp.ones((rows, 8), bool),
+    jnp.ones((rows, length), bool), context,
+  )[0]  # fmt: skip
+  kernel = jax.ShapeDtypeStruct((16, 8), jnp.float32)
+  assert "HIGHEST" in str(jax.make_jaxpr(apply)(kernel, x))
+  tokens = jax.NamedSharding(mesh, transports.TOKENS)
+  with rules.enter(mesh):
+    run = jax.jit(apply, in_shardings=(None, tokens), out_shardings=tokens)
+    assert ahead_of_time.report(run.lower(kernel, x).compile()).collectives == {}
 
 
 def test_z_loss_is_the_mean_squared_log_normaliser_of_live_tokens():

@@ -91,6 +91,42 @@ def test_accumulation_equals_one_batch_as_many_times_larger():
   jax.tree.map(close, got.variables, wanted.variables)
 
 
+def test_a_layer_or_expert_that_no_row_ran_stays_as_it_is():
+  """By step, where it would otherwise be moved by its moments: by Muon at full size."""
+  elastic = dataclasses.replace(DRAWN, granularity="step", widths=(2,))
+  task = Pretrain(dataclasses.replace(MODEL, depth=3), elastic, ObjectiveConfig())
+  schedule = lambda step: jnp.float32(RATE)
+  shapes = jax.eval_shape(lambda key: nn.unbox(task.init(key)[0]), jax.random.key(0))
+  optimizer = make_optimizer(OptimizerConfig(name="muon"), schedule, shapes)
+  step = jax.jit(make_step(task, optimizer, schedule))
+  state, seen = create(task, optimizer, 0), {"layers": set(), "experts": set()}
+  for i in range(10):
+    new, _ = step(state, stacked(rows(i)), jnp.asarray(1))
+    loss = jax.jit(task.loss)(
+      state.params, state.variables, rows(i),
+      jax.random.fold_in(jax.random.fold_in(state.key, i), 0), jnp.asarray(i),
+    )  # fmt: skip
+    moved = jax.tree.map(lambda a, b: np.asarray(a != b), new.params, state.params)["stack"]
+    for n in range(2):  # the third is the top, which always runs
+      experts = moved["layers"]["moe"]["experts"]["up"][n].any((-1, -2))
+      attention = moved["layers"]["attention"]["query"]["kernel"][n].any()
+      assert attention == loss.counts["layers"][n]
+      np.testing.assert_array_equal(experts, loss.counts["experts"][n] > 0)
+      seen["layers"].add(bool(attention))
+      seen["experts"].add(int(experts.sum()))
+    state = new
+  assert seen == {"layers": {False, True}, "experts": {0, 2, 4}}
+
+
+def test_metrics_of_micro_batches_are_means_over_those_that_have_what_they_are_about():
+  state, step = start(PLAIN)
+  empty = jax.tree.map(lambda x: np.zeros_like(x), rows(0))
+  _, alone = step(state, stacked(*[rows(0)] * 3), jnp.asarray(1))
+  _, both = step(state, stacked(rows(0), empty, empty), jnp.asarray(2))
+  np.testing.assert_allclose(both.metrics["loss/text"], alone.metrics["loss/text"], rtol=1e-6)
+  np.testing.assert_allclose(both.loss, alone.loss / 2, rtol=1e-6)
+
+
 def test_each_micro_batch_draws_its_own_members():
   batch = rows(0)
   state, step = start(DRAWN)
