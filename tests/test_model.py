@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,8 @@ from ernie_jax.objectives import cross_entropy
 from ernie_jax.objectives.cross_entropy import cross_entropy_sum
 from ernie_jax.objectives.text import further_targets, text_loss
 from ernie_jax.sequence import Row, Text, VisionTarget, lay_out, pack
+from ernie_jax.sharding import rules
+from ernie_jax.sharding.mesh import MeshConfig, make_mesh
 
 CONFIG = ModelConfig(
   vocab_size=96, depth=3, width=16, heads=2, kv_heads=1, head_dim=8, experts=4, top_k=2,
@@ -225,9 +228,41 @@ def test_further_targets_stay_inside_a_stretch_of_text_of_one_example(ahead):
   assert 0 < weight.sum() < row.text_weight.sum()
 
 
+@pytest.mark.parametrize(
+  "config",
+  [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(fsdp=4, context=2), MeshConfig(expert=8)],
+  ids=["data, fsdp, tensor", "fsdp, context", "expert"],
+)
+def test_on_a_mesh_the_kernel_s_gradient_is_added_up_once_however_many_chunks(config, monkeypatch):
+  monkeypatch.setattr(cross_entropy, "_CHUNK_OF_PLATFORM", {"cpu": 32})
+  rng = np.random.default_rng(0)
+  hidden = rng.normal(size=(8, 6, 8)).astype(np.float32)
+  kernel = rng.normal(size=(8, 32)).astype(np.float32)
+  target, weight = rng.integers(0, 32, (8, 6)), (rng.random((8, 6)) > 0.3).astype(np.float32)
+  loss = lambda h, k: 3 * cross_entropy_sum(h, k, target, weight)
+  wanted = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(hidden, kernel)
+  mesh = make_mesh(config)
+  place = lambda *names: jax.NamedSharding(mesh, rules.spec(names))
+  placed = (place("batch", "length", None), place("embed", "vocab"))
+  with rules.enter(mesh):
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), in_shardings=placed)
+    compiled = run.lower(hidden, kernel).compile()
+    value, gradient = run(hidden, kernel)
+  np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
+  assert_trees_close(gradient, wanted[1])
+  parts = kernel.size // config.tensor
+  walk = compiled.as_text().split("ENTRY")[0]  # loops' bodies come before what calls them
+  summed = [line.split(" all-reduce(")[0] for line in walk.splitlines() if " all-reduce(" in line]
+  sizes = [
+    np.prod([int(n) for n in s.split(",")])
+    for s in re.findall(r"f32\[([\d,]+)\]", " ".join(summed))
+  ]
+  assert all(size < parts for size in sizes), summed
+
+
 @pytest.mark.parametrize("chunk_logits", [1 << 22, 7 * 96])
 def test_cross_entropy_equals_the_plain_formula(monkeypatch, chunk_logits):
-  monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", chunk_logits)
+  monkeypatch.setattr(cross_entropy, "_CHUNK_OF_PLATFORM", {"cpu": chunk_logits})
   rng = np.random.default_rng(0)
   hidden = rng.normal(size=(2, 11, 16)).astype(np.float32)
   kernel = rng.normal(size=(16, 96)).astype(np.float32)

@@ -2,18 +2,24 @@
 
 Letters: B rows, L positions, D width, V vocabulary.
 The loss walks over chunks of positions. Its gradient is formed in the same walk, while a chunk's logits
-are at hand, so logits are computed once and never stored: three matrix products in all.
+are at hand, so logits are computed once and never stored: three matrix products in all. On a mesh each device walks
+over its own positions with the whole kernel (its part of the vocabulary, if the tensor axis divides that), and the
+kernel's gradients are added up once, after the walk.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ernie_jax.kernels.linear import sum_of_outer
+from ernie_jax.kernels.platform import platform
+from ernie_jax.sharding.mesh import BATCH_AXES, active_mesh
 
-CHUNK_LOGITS = (
-  1 << 22
-)  # logits held at once (16 MB of float32): they stay in a CPU's last-level cache
+# Logits that a device holds at once. On CPU 16 MB, which stay in the last-level cache; elsewhere 512 MB, as each chunk reads
+# and writes the whole gradient of the kernel.
+_CHUNK_OF_PLATFORM = {"cpu": 1 << 22}
+_CHUNK = 1 << 27
 
 
 def cross_entropy_sum(
@@ -53,6 +59,36 @@ def sum_and_losses(hidden, kernel, target, weight) -> tuple[Float[Array, ""], Fl
 
 
 def _forward(hidden, kernel, target, weight):
+  mesh = active_mesh()
+  if mesh is None:
+    return _walk(hidden, kernel, target, weight)
+  over = (*BATCH_AXES, "context")
+  # The kernel comes whole but for the tensor axis, and its gradient goes back in the parts that it is stored in.
+  scattered = hidden.shape[-1] % mesh.shape["fsdp"] == 0
+
+  def on_device(hidden, kernel, target, weight):
+    (total, losses), (d_hidden, d_kernel) = _walk(hidden, kernel, target, weight)
+    # XLA would add up what is gathered once a chunk, were this walk not each device's own.
+    if scattered:
+      d_kernel = jax.lax.psum_scatter(d_kernel, "fsdp", scatter_dimension=0, tiled=True)
+      d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in over if axis != "fsdp"))
+    else:
+      d_kernel = jax.lax.psum(d_kernel, over)
+    return (jax.lax.psum(total, over), losses), (d_hidden, d_kernel)
+
+  tokens, whole = PartitionSpec(BATCH_AXES, "context"), PartitionSpec()
+  run = jax.shard_map(
+    on_device,
+    in_specs=(tokens, whole, tokens, tokens),
+    out_specs=((whole, tokens), (tokens, PartitionSpec("fsdp") if scattered else whole)),
+    axis_names=set(over),
+    check_vma=False,
+  )
+  return run(hidden, kernel, target, weight)
+
+
+def _walk(hidden, kernel, target, weight):
+  """Values and gradients of `sum_and_losses` on one device."""
   b, length = hidden.shape[:2]
 
   def chunk(carry, one):
@@ -98,7 +134,8 @@ def _pick(logits, target):
 def _chunks(kernel, *arrays):
   """Splits [B, L, ...] arrays along L into [chunks, B, c, ...]; rows stay whole, so they stay sharded."""
   b, length = arrays[0].shape[:2]
-  count = max(1, -(-b * length * kernel.shape[1] // CHUNK_LOGITS))
+  budget = _CHUNK_OF_PLATFORM.get(platform(), _CHUNK)
+  count = max(1, -(-b * length * kernel.shape[1] // budget))
   size = -(-length // min(count, length))
   count = -(-length // size)
 

@@ -59,7 +59,8 @@ class SoundHistoryConfig:
   """Errors in what audio positions hear; 0 and 0 is teacher forcing. Shares of small runs: our choice.
 
   Attributes:
-    dropped: share of frames that are not heard at all.
+    dropped: share of frames that positions do not hear. The heads between the last layers still get their codes, as
+      in decoding, so of a clip that is listened to the layers above the first head know them.
     replaced: share of the codes of a frame that are heard as any other code.
   """
 

@@ -46,7 +46,8 @@ def text_loss(
 
   Text alone and what is told about media have each a mean and a weight, which is our choice. A row of a program
   holds hundreds of targets, an answer about a picture one or two, and with one weight for both colours stayed
-  unlearnt beside programs (docs/vision.md).
+  unlearnt beside programs (docs/vision.md). A mean is over what is predicted, not over all positions of text as in ERNIE
+  4.5 and the report: how much is given beside it would else decide how much an answer counts.
 
   Args:
     output: of the model on `row`.
