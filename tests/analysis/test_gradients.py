@@ -1,16 +1,25 @@
 """What each modality pulls the shared layers with, by hand, and by the command on a tiny run of text."""
 
+import dataclasses
+import functools
 import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_vision import CONFIG, MODEL, batch_of, clear_params, frozen_tokenizer, media, row_of
 
-from ernie_jax.analysis.gradients import GradientReport, ModalityGradient, _report
+from ernie_jax.analysis.gradients import GradientReport, ModalityGradient, _gradient, _report
+from ernie_jax.backbone.config import RouterConfig
+from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
+from ernie_jax.media import Vision
+from ernie_jax.sequence import Drawn, Seen, Text
 from ernie_jax.train.experiment import build_experiment, default_config, make_tiny
-from ernie_jax.train.pretrain import ObjectiveConfig
+from ernie_jax.train.pretrain import ObjectiveConfig, Pretrain, initial_variables
 from ernie_jax.train.run import run_experiment
 
 
@@ -37,6 +46,37 @@ def test_shares_are_of_the_sum_of_weighted_means():
   text, bits = _report(found, Task(rescale=True), 2, step=3).modalities
   assert (text.noise, text.signal, bits.noise, bits.signal) == pytest.approx((0.5, 0.5, 6, 3))
   assert text.share + bits.share == pytest.approx(1)
+
+
+def test_gradients_of_modalities_alone_add_up_to_the_joint_one():
+  vision = Vision(CONFIG, frozen_tokenizer())
+  plain = ElasticConfig(depth_full=1.0, width_full=1.0, sparsity_full=1.0)
+  model = dataclasses.replace(
+    MODEL, router=RouterConfig(z_loss=0.1)
+  )  # so that the router pulls too
+  task = Pretrain(model, plain, ObjectiveConfig(), vision)
+  params = clear_params(vision.tokenizer, model)
+  row = row_of(
+    [Text(tuple(range(64, 80)))],
+    [Text((1,)), Seen(media(2)), Text((3, 80, 2))],
+    [Text((1, 70)), Drawn(media(0)), Text((2,))],
+  )
+  batch, variables = batch_of(row), initial_variables(model, vision.tokenizer)
+  gradient = jax.jit(jax.grad(functools.partial(_gradient, task), has_aux=True))
+  pull = lambda **weights: gradient(
+    params["stack"], params, variables, dict.fromkeys(task.modalities, 0.0) | weights, batch,
+    jax.random.key(0), jnp.asarray(0),
+  )  # fmt: skip
+  none, _ = pull()
+  alone = [pull(**{name: 1.0})[0] for name in task.modalities]
+  joint, losses = pull(**dict.fromkeys(task.modalities, 1.0))
+  assert all(float(losses[name]) > 0 for name in task.modalities)
+  assert len(alone) == 3 and max(np.abs(x).max() for x in jax.tree.leaves(none)) > 1e-3
+  added = jax.tree.map(lambda none, *each: none + sum(one - none for one in each), none, *alone)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), added, joint)
+  for one in alone:
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, none)
+    assert max(jax.tree.leaves(apart)) > 1e-4
 
 
 def test_the_table_has_a_line_each():
