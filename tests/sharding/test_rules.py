@@ -14,7 +14,7 @@ CONFIG = MeshConfig(fsdp=2, tensor=2)
 
 
 class Tiny(nn.Module):
-  """A scanned stack of one dense layer, as the real stack is: remat, scan, logical names."""
+  """A scanned stack of one dense layer with remat and logical names, and with constraints, which the real one lacks."""
 
   hidden: str = "mlp"
 
@@ -63,7 +63,7 @@ def test_parameters_are_divided_as_the_table_says():
   assert cell["up"].addressable_shards[0].data.shape == (3, 4, 8)
 
 
-def test_an_activation_in_the_middle_of_the_stack_is_divided_as_the_table_says():
+def test_an_activation_that_is_constrained_inside_a_scan_is_divided_as_the_table_says():
   mesh = make_mesh(CONFIG)
   params = nn.unbox(Tiny().init(jax.random.key(0), jnp.ones((8, 4, 8))))["params"]
   run = jax.jit(lambda p, x: Tiny().apply({"params": p}, x, mutable="intermediates")[1])

@@ -84,6 +84,10 @@ def losses(config: MeshConfig | None, granularity: str, optimizer: str) -> list[
       arguments = (state, host_batch_to_global(rows, mesh, batch_axis=1), jnp.asarray(1))
       if i == 0:
         compiled = step.lower(*arguments).compile()
+        gathers = [line for line in compiled.as_text().splitlines() if " all-gather(" in line]
+        assert not config or gathers or config.fsdp == 1
+        # Who routes where follows from a device's own tokens (its kernel, divided over fsdp, comes whole).
+        assert not [line for line in gathers if "router/top_k" in line]
       # It refuses arrays that are placed otherwise than the first step's.
       state, report = compiled(*arguments)
       out.append(float(report.loss))
