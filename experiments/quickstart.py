@@ -104,7 +104,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 5000, 2500
+    config.train.steps, config.elastic.first_step = 4000, 2000
     config.train.ramp.update(end=1, steps=0)
     config.evaluation.prompts = 256
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
