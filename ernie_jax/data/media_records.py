@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ernie_jax.data.example_records import ExampleBuilder, RecordExamples
+from ernie_jax.data.example_records import ExampleBuilder, RecordExamples, array
 from ernie_jax.data.media_example import Document, MediaExample, Question
 
 
@@ -33,7 +33,7 @@ class MediaExamples(RecordExamples[MediaExample]):
 
 def _features(side: int) -> dict[str, Any]:
   text = tfds.features.Text
-  media = lambda: tfds.features.Tensor(shape=(None, side, side, 3), dtype=np.uint8)
+  media = lambda: array((None, side, side, 3), np.uint8)
   return {
     "media": media(),
     "scene": text(),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ernie_jax.data.example_records import ExampleBuilder, RecordExamples
+from ernie_jax.data.example_records import ExampleBuilder, RecordExamples, array
 from ernie_jax.data.speech_example import SpeechExample
 
 _TEXTS = ("transcript", "speaker", "utterance")
@@ -17,7 +17,7 @@ class SpeechBuilder(ExampleBuilder[SpeechExample]):
 
   def features(self) -> dict[str, Any]:
     """See `ExampleBuilder`."""
-    arrays = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in _ARRAYS.items()}
+    arrays = {k: array((None,), v) for k, v in _ARRAYS.items()}
     return arrays | {name: tfds.features.Text() for name in _TEXTS}
 
   def to_record(self, example: SpeechExample) -> dict[str, Any]:
