@@ -57,7 +57,7 @@ def read_lines(
     raise UserError(f"folder {path} ({what}): no such folder")
   metadata = folder / METADATA
   if metadata.exists():
-    numbered = enumerate(text_of(metadata).splitlines(), 1)
+    numbered = enumerate(text_of(metadata).split("\n"), 1)
     lines = [parse(line, f"{metadata} line {i}") for i, line in numbered if line.strip()]
   else:
     found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in endings)
@@ -79,15 +79,30 @@ def split_lines(lines: list[AnyLine], validation_percent: float) -> dict[str, li
   }
 
 
-def check_sides(path: str, lines: list[AnyLine], validation_percent: float) -> None:
-  """No side of the split may be empty.
+def check_sides(
+  path: str,
+  lines: list[AnyLine],
+  validation_percent: float,
+  files_of: Callable[[AnyLine], Iterable[str]],
+) -> None:
+  """No side of the split may be empty, and none may have a file of the other.
 
   Raises:
-    UserError: one is.
+    UserError: one is, or a file is on both.
   """
-  for split, chosen in split_lines(lines, validation_percent).items():
+  sides = split_lines(lines, validation_percent)
+  for split, chosen in sides.items():
     if not chosen:
       raise UserError(f"folder {path}: no file for the {split} side of the split")
+  train, validation = (
+    {os.path.normpath(Path(path, name)): line for line in sides[split] for name in files_of(line)}
+    for split in SPLITS
+  )
+  if both := sorted(set(train) & set(validation)):
+    raise UserError(
+      f"{validation[both[0]].where}: {both[0]} is on both sides of the split (train:"
+      f" {train[both[0]].where}); give its lines the same split"
+    )
 
 
 def identities(

@@ -9,7 +9,8 @@
 
 Every key may be left out, but for `file_name` where there is no document with a picture. Without that file
 every picture and video in the folder is taken, with nothing said. A line goes to the side of the split it
-names, else to that of the hash of its file's name. Everything is decoded once, to one size, and kept as records.
+names, else to that of the hash of its file's name; lines that share a file must be on the same. Everything is
+decoded once, to one size, and kept as records.
 """
 
 import dataclasses
@@ -114,20 +115,21 @@ def prepare(source: MediaFolder, data_dir: str | os.PathLike) -> Build:
 
   Raises:
     UserError: the folder, its metadata or a file that they name cannot be used, or a side of the split is
-      empty.
+      empty or has a file of the other.
   """
   lines = read_lines(source)
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
   del settings["weight"]
+  key = build_key(
+    Path(source.path).name, settings, folders.identities(source.path, lines, _files_of)
+  )
+  folders.check_sides(source.path, lines, source.validation_percent, _files_of)
   return prepare_build(
     MediaFiles,
     source,
-    key=build_key(
-      Path(source.path).name, settings, folders.identities(source.path, lines, _files_of)
-    ),
+    key=key,
     data_dir=data_dir,
     label=f"pictures and videos of {source.path}",
-    check=lambda: folders.check_sides(source.path, lines, source.validation_percent),
   )
 
 

@@ -7,7 +7,8 @@
 
 Without that file every sound file in the folder is taken; what is said is the text of the file of the same
 name that ends in .txt, if there is one. A line goes to the side of the split it names, else to that of the
-hash of its file's name. Everything is brought to 16 kHz and one channel once, and kept as records.
+hash of its file's name; lines that share a file must be on the same. Everything is brought to 16 kHz and one
+channel once, and kept as records.
 """
 
 import dataclasses
@@ -98,20 +99,21 @@ def prepare(source: SpeechFolder, data_dir: str | os.PathLike) -> Build:
 
   Raises:
     UserError: the folder, its metadata or a file that they name cannot be used, or a side of the split is
-      empty.
+      empty or has a file of the other.
   """
   lines = read_lines(source)
   settings = {**dataclasses.asdict(source), "format": _FORMAT}
   del settings["weight"]
+  key = build_key(
+    Path(source.path).name, settings, folders.identities(source.path, lines, _files_of)
+  )
+  folders.check_sides(source.path, lines, source.validation_percent, _files_of)
   return prepare_build(
     SpeechFiles,
     source,
-    key=build_key(
-      Path(source.path).name, settings, folders.identities(source.path, lines, _files_of)
-    ),
+    key=key,
     data_dir=data_dir,
     label=f"speech of {source.path}",
-    check=lambda: folders.check_sides(source.path, lines, source.validation_percent),
   )
 
 

@@ -133,6 +133,31 @@ def test_a_bad_line_is_told_with_its_number(tmp_path, line, told):
 
 
 @pytest.mark.parametrize(
+  "line",
+  [
+    {"file_name": "./0.png", "split": "validation"},
+    {"file_name": "more/3.png", "split": "train"},  # in a document of the validation side
+    {"document": [{"file_name": "0.png"}, {"file_name": "more/../clip.gif"}], "split": "train"},
+  ],
+)
+def test_a_file_on_both_sides_of_the_split_is_told_with_its_lines(tmp_path, line):
+  folder = fill(tmp_path / "own", [*LINES, line])
+  with pytest.raises(UserError, match=r"is on both sides of the split \(train: ") as error:
+    prepare(MediaFolder(path=str(folder)), tmp_path / "data")
+  assert "line 6" in str(error.value) and "\n" not in str(error.value)
+  assert not (tmp_path / "data").exists()
+
+
+def test_a_line_may_hold_line_separators_of_other_kinds(tmp_path):
+  folder = fill(tmp_path / "own", LINES)
+  caption = "one\x85two\u2028three\u2029"
+  line = json.dumps({"file_name": "0.png", "captions": caption}, ensure_ascii=False)
+  with open(folder / "metadata.jsonl", "a", encoding="utf-8") as f:
+    f.write(line + "\r\n")
+  assert media_files.read_lines(MediaFolder(path=str(folder)))[-1].captions == (caption,)
+
+
+@pytest.mark.parametrize(
   "name, content, told",
   [
     ("0.png", b"not a picture", r"0\.png: not a picture"),

@@ -86,6 +86,10 @@ def test_a_changed_file_or_line_is_another_build_and_the_same_is_not(folder, tmp
     ('{"file_name": "0.wav", "split": "test"}', "split must be one of"),
     ('{"file_name": "gone.wav"}\n{"file_name": "0.wav"}', "gone.wav"),
     ('{"file_name": "0.wav"}', "no file for the validation side"),
+    (
+      '{"file_name": "0.wav", "split": "train"}\n{"file_name": "./0.wav", "split": "validation"}',
+      r"line 2: .*0\.wav is on both sides of the split \(train: .*line 1\)",
+    ),
   ],
 )
 def test_a_bad_line_is_named(folder, tmp_path, line, message):
