@@ -103,20 +103,9 @@ class TextFiles(tfds.core.GeneratorBasedBuilder):
 
 def documents(source: TextSource, side: str) -> Iterator[tuple[str, str]]:
   """Name and text of the files on one side of the split ("train" or "validation"), in hash order."""
-  sides = files.sides(source.path, source.validation_percent)
-  if not sides.validation:
-    (only,) = sides.train
-    text = files.read(only) or ""
-    middle = int(len(text) * (1 - source.validation_percent / 100))
-    middle = text.find("\n", middle, -1) + 1 or middle
-    halves = {"train": text[:middle], "validation": text[middle:]}
-    if halves[side]:
-      yield only.name, halves[side]
-    return
-  for file in getattr(sides, side):
-    text = files.read(file)
-    if text is not None:
-      yield file.name, text
+  chosen = files.sides(source.path, source.validation_percent)
+  for file, text in files.texts(chosen, side, source.validation_percent):
+    yield file.name, text
 
 
 def cut(text: str, *, path: str, most: int) -> Iterator[Piece]:

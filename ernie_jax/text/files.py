@@ -10,7 +10,7 @@ import glob
 import hashlib
 import os
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ernie_jax.errors import UserError
@@ -100,6 +100,20 @@ def sides(source: str, validation_percent: float) -> Split:
   return split(readable, validation_percent)
 
 
+def texts(chosen: Split, side: str, validation_percent: float) -> Iterator[tuple[TextFile, str]]:
+  """The files on one side ("train" or "validation") that are UTF-8 text, with that text, in hash order.
+
+  Of a single file both sides have a part: `validation_percent` of it, its end, is held out.
+  """
+  single = not chosen.validation
+  for file in chosen.train if single else getattr(chosen, side):
+    text = read(file) or ""
+    if single:
+      text = _halves(text, validation_percent)[side]
+    if text:
+      yield file, text
+
+
 def read(file: TextFile) -> str | None:
   """The text of `file` with its line ends as they are, or None where it is empty or not UTF-8.
 
@@ -116,6 +130,13 @@ def read(file: TextFile) -> str | None:
     return data.decode("utf-8") or None
   except UnicodeDecodeError:
     return None
+
+
+def _halves(text: str, validation_percent: float) -> dict[str, str]:
+  """Both sides of one text, cut at the beginning of a line where there is one."""
+  middle = int(len(text) * (1 - validation_percent / 100))
+  middle = text.find("\n", middle, -1) + 1 or middle
+  return {"train": text[:middle], "validation": text[middle:]}
 
 
 def _walk(root: Path, suffixes: tuple[str, ...]) -> list[Path]:

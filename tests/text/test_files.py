@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from ernie_jax.data.text_files import TextSource, documents
 from ernie_jax.errors import UserError
 from ernie_jax.text import files
 from ernie_jax.text.tokenizer import Tokenizer
+from ernie_jax.text.train import training_texts
 
 
 @pytest.fixture
@@ -86,6 +88,22 @@ def test_a_directory_that_cannot_be_listed_is_a_user_error(tmp_path, monkeypatch
     files.find(str(tmp_path))
 
 
+def test_of_a_single_file_the_tokenizer_never_sees_the_end_that_training_holds_out(tmp_path):
+  path = tmp_path / "only.txt"
+  path.write_text("".join(f"line {i}\n" for i in range(100)))
+  source = TextSource(path=str(path), validation_percent=10)
+  seen = list(training_texts(str(path), max_bytes=10_000, validation_percent=10))
+  assert seen == [text for _, text in documents(source, "train")]
+  assert seen[0] + "".join(t for _, t in documents(source, "validation")) == path.read_text()
+
+
+def test_no_more_text_is_read_than_asked(tmp_path):
+  for i in range(9):
+    (tmp_path / f"{i}.txt").write_text("é" * 10)
+  texts = training_texts(str(tmp_path), max_bytes=25, validation_percent=10)
+  assert list(texts) == ["é" * 10, "é" * 2]  # the thirteenth would end at the 26th byte
+
+
 def run_command(*flags):
   command = [sys.executable, "-m", "ernie_jax.text.train", *flags]
   return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -96,6 +114,14 @@ def test_the_command_trains_and_saves(corpus_dir, tmp_path):
   done = run_command(f"--source={corpus_dir}", "--vocab_size=400", f"--out={out}")
   assert done.returncode == 0, done.stderr
   assert Tokenizer.load(out).vocab_size == 400
+
+
+@pytest.mark.parametrize("flag", ["--validation_percent=-5", "--validation_percent=200"])
+def test_an_impossible_share_is_told_with_its_flag(corpus_dir, tmp_path, flag):
+  done = run_command(f"--source={corpus_dir}", f"--out={tmp_path}/x", "--vocab_size=400", flag)
+  assert done.returncode == 2
+  name, value = flag.split("=")
+  assert done.stderr == f"error: {name} must be in (0, 100), got {value}\n"
 
 
 def test_the_command_tells_a_mistake_in_one_line(tmp_path):
