@@ -16,6 +16,8 @@ from ernie_jax.errors import UserError
 from ernie_jax.sequence import NO_SLOTS, Item, MediaShapes, RowBuilder, SlotsConfig, SoundShape
 from ernie_jax.text.tokenizer import Tokenizer
 
+_FIXED = 5  # positions beside frames and words: BOS, BOA, EOA, EOS, and the voice or SEP
+
 
 @dataclasses.dataclass(frozen=True)
 class SpeechTasks:
@@ -76,7 +78,7 @@ class SpeechRows(DrawnRows):
     shapes: MediaShapes | None = None,
     slots: SlotsConfig = NO_SLOTS,
   ):
-    """Checks that every clip fits into a row.
+    """Checks that every clip and its words, as the tokenizer has them, fit into a row.
 
     Args:
       sources: one for each of `config.sources`.
@@ -90,18 +92,13 @@ class SpeechRows(DrawnRows):
       shapes, slots: of pictures, where other rows of the mixture have some; here they stay empty.
 
     Raises:
-      UserError: a clip is longer than a row.
+      UserError: a clip and its words are longer than a row.
     """
     super().__init__(sources, [source.weight for source in config.sources], seed=seed)
     self.tokenizer, self.sound, self.config, self.length = tokenizer, sound, config, length
     self._bpe_dropout, self._shapes, self._slots = bpe_dropout, shapes, slots
     for source in sources:
-      longest = int(source.frames.argmax())
-      if source.frames[longest] + 4 > length:  # BOS, BOA, EOA and EOS or SEP
-        raise UserError(
-          f"{source[longest].name}: a clip of {source.frames[longest]} frames is longer than a row:"
-          f" {self.advice()}"
-        )
+      self._check_lengths(source)
 
   def builder(self) -> RowBuilder:
     """See `DrawnRows`."""
@@ -110,6 +107,16 @@ class SpeechRows(DrawnRows):
   def advice(self) -> str:
     """See `DrawnRows`."""
     return f"raise config.data.row_length ({self.length})"
+
+  def _check_lengths(self, speech: CodedSpeech) -> None:
+    """Either form of a clip has as many positions; dropped merges may add some, see `DrawnRows`."""
+    for clip in speech:
+      frames, words = len(clip.codes), len(self.tokenizer.encode(clip.transcript))
+      if frames + words + _FIXED > self.length:
+        raise UserError(
+          f"{clip.name}: a clip of {frames} frames with {words} ids of words is longer than a row:"
+          f" {self.advice()}"
+        )
 
   def draw(self, source: int, index: int, rng: np.random.Generator) -> tuple[str, list[Item]]:
     """See `DrawnRows`."""

@@ -193,11 +193,27 @@ def test_a_pipeline_goes_on_at_its_row(words, coded):
   again.close()
 
 
+def longest_example(words) -> int:
+  """Positions of the longest of the clips with its words, in either form."""
+  return max(i + 2 + len(words.encode(Clips()[i].transcript)) + 5 for i in range(7))
+
+
 def test_a_clip_longer_than_a_row_is_named(words, coded):
-  with pytest.raises(UserError, match=r"clip 6: a clip of 8 frames.*row_length \(11\)"):
-    rows(words, coded, length=11)
-  with pytest.raises(UserError, match="does not fit into a row"):
-    [rows(words, coded, length=13)[i] for i in range(8)]
+  longest = longest_example(words)
+  with pytest.raises(UserError, match=rf"a clip of \d frames.*row_length \({longest - 1}\)"):
+    rows(words, coded, length=longest - 1)
+  with pytest.raises(UserError, match=r"clip 0: a clip of 2 frames with \d+ ids of words"):
+    rows(words, coded, length=7)
+  made = rows(words, coded, length=longest)
+  filled = [(made[i].row.example == 1).sum() for i in range(40)]
+  assert max(filled) == longest
+
+
+def test_a_clip_whose_words_are_spelled_may_be_longer_than_a_row(words, coded):
+  length = longest_example(words)
+  spelled = rows(words, coded, length=length, bpe_dropout=1.0, tasks=SpeechTasks(listen=0.0))
+  with pytest.raises(UserError, match=r"clip \d does not fit into a row: raise .*row_length"):
+    [spelled[i] for i in range(40)]
 
 
 def test_task_weights_must_say_something():
