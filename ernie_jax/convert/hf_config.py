@@ -150,6 +150,8 @@ def _check_exportable(model: ModelConfig) -> None:
   dense = {model.dense_width} if model.dense_layers else set()
   dense |= {model.mtp_width} if model.mtp_depth else set()
   problems = {
+    "vision must be None": model.vision is not None,
+    "audio must be None": model.audio is not None,
     "qk_norm must be False": model.qk_norm,
     "router must be a renormalised softmax of scale 1": (
       bool(model.moe_layers) and router != RouterConfig(bias_rate=0.0)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_jax.backbone.config import ModelConfig
+from ernie_jax.backbone.config import AudioConfig, ModelConfig
 from ernie_jax.convert import hf_config
 from ernie_jax.convert.names import slots, tree_shapes
 from ernie_jax.errors import UserError
+from ernie_jax.vision.quantizer import QuantizerConfig
 
 
 @st.composite
@@ -118,7 +119,14 @@ def test_a_config_we_do_not_implement_is_refused_by_the_name_of_its_key(key, val
 
 
 @pytest.mark.parametrize(
-  ("key", "value"), [("qk_norm", True), ("shared_width", 4), ("mtp_width", 12)]
+  ("key", "value"),
+  [
+    ("qk_norm", True),
+    ("shared_width", 4),
+    ("mtp_width", 12),
+    ("vision", QuantizerConfig()),
+    ("audio", AudioConfig(heads="last")),
+  ],
 )
 def test_a_model_that_ernie45_cannot_express_is_refused_by_the_name_of_its_key(key, value):
   model = hf_config.to_model(moe_config(), mtp_depth=1)
