@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ernie_jax.convert.json_values import table
 from ernie_jax.errors import UserError
 
 CONFIG = "config.json"
@@ -55,7 +56,10 @@ class TensorFiles(Mapping):
     self._directory = directory
     self._open: dict[str, Any] = {}
     if (directory / INDEX).exists():
-      self._file_of = dict(read_json(directory / INDEX).get("weight_map") or {})
+      index = directory / INDEX
+      self._file_of = table(read_json(index), "weight_map", file=str(index))
+      if not all(isinstance(file, str) for file in self._file_of.values()):
+        raise UserError(f"{index}: weight_map must give the name of a file for each tensor")
     elif (directory / SINGLE).exists():
       self._file_of = dict.fromkeys(self._handle(SINGLE).keys(), SINGLE)
     else:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ernie_jax.backbone.config import ModelConfig, RouterConfig
+from ernie_jax.convert.json_values import number, present, table
 from ernie_jax.errors import UserError
 
 DENSE, MOE = "ernie4_5", "ernie4_5_moe"
@@ -40,7 +41,7 @@ def to_model(config: Mapping[str, Any], *, mtp_depth: int = 0) -> ModelConfig:
     UserError: another architecture, an absent or malformed key, or a value we do not implement.
   """
   kind = config.get("model_type")
-  if kind not in ARCHITECTURES:
+  if kind not in (DENSE, MOE):
     known = ", ".join(ARCHITECTURES)
     raise UserError(f"config.json: model_type {kind!r} is not supported; known: {known}")
   only = _ONLY | _ONLY_MOE if kind == MOE else _ONLY
@@ -63,7 +64,7 @@ def to_model(config: Mapping[str, Any], *, mtp_depth: int = 0) -> ModelConfig:
     tie_embeddings=bool(config.get("tie_word_embeddings", True)),
     mtp_depth=mtp_depth,
     mtp_width=intermediate if mtp_depth else 0,
-    norm_eps=float(config.get("rms_norm_eps", _NORM_EPS)),
+    norm_eps=_float(config, "rms_norm_eps", _NORM_EPS),
     dtype="bfloat16" if _dtype(config) == "bfloat16" else "float32",
   )
   fields |= _moe_fields(config, depth) if kind == MOE else _no_experts(depth)
@@ -206,21 +207,25 @@ def _head_dim(config: Mapping[str, Any], kind: str, usual: int) -> int:
 
 def _rope_base(config: Mapping[str, Any]) -> float:
   """`rope_parameters.rope_theta` (transformers 5) or `rope_theta` (before)."""
-  parameters = config.get("rope_parameters") or {}
-  kind = parameters.get("rope_type", "default")
+  parameters = table(config, "rope_parameters")
+  kind = present(parameters, "rope_type", "default")
   if kind != "default":
     raise UserError(
       f"config.json: rope_parameters.rope_type is {kind!r}; only 'default' is supported"
     )
-  return float(parameters.get("rope_theta", config.get("rope_theta", _ROPE_BASE)))
+  return _float(parameters, "rope_theta", _float(config, "rope_theta", _ROPE_BASE))
 
 
 def _dtype(config: Mapping[str, Any]) -> str | None:
   return config.get("dtype", config.get("torch_dtype"))
 
 
+def _float(config: Mapping[str, Any], key: str, default: float) -> float:
+  return number(present(config, key, default), key)
+
+
 def _int(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-  value = default if config.get(key) is None else config[key]
+  value = present(config, key, default)
   if value is None:
     raise UserError(f"config.json: there is no {key}")
   if not isinstance(value, int) or isinstance(value, bool):

@@ -7,6 +7,7 @@ expects stands in preprocessor_config.json; without that file it is the publishe
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ernie_jax.convert.json_values import number, positive, present, table
 from ernie_jax.errors import UserError
 from ernie_jax.vision.vit import VitConfig
 
@@ -48,18 +49,25 @@ _PIXELS = {
 }
 
 
+def activation(value: Any, key: str) -> str:
+  """Our name of an activation. Raises: UserError naming the key of one that we do not have."""
+  if not isinstance(value, str) or value not in ACTIVATIONS:
+    raise UserError(f"config.json: {key} is {value!r}; known: {', '.join(ACTIVATIONS)}")
+  return ACTIVATIONS[value]
+
+
 def tower_config(config: Mapping[str, Any]) -> dict[str, Any]:
   """The vision tower's own config: CLIP's file for both towers holds it under `vision_config`.
 
   Raises:
-    UserError: another architecture.
+    UserError: another architecture, or a `vision_config` that is no object.
   """
   kind = config.get("model_type")
   if kind not in KINDS:
     raise UserError(f"config.json: model_type {kind!r} is not supported; known: {', '.join(KINDS)}")
   if kind != CLIP_BOTH:
     return dict(config)
-  tower = dict(config.get("vision_config") or {}) | {"model_type": CLIP}
+  tower = table(config, "vision_config") | {"model_type": CLIP}
   if config.get("projection_dim") is not None:
     tower["projection_dim"] = config["projection_dim"]
   return tower
@@ -81,15 +89,10 @@ def to_vit(
   tower = tower_config(config)
   kind, names = tower["model_type"], list(names)
   has = lambda end: any(name.endswith(end) for name in names)
-  value = lambda key: _DEFAULTS[kind][key] if tower.get(key) is None else tower[key]
+  value = lambda key: present(tower, key, _DEFAULTS[kind][key])
   patch = positive(value("patch_size"), "patch_size")
-  activation = ACTIVATIONS.get(value("hidden_act"))
-  if activation is None:
-    known = ", ".join(ACTIVATIONS)
-    raise UserError(f"config.json: hidden_act is {value('hidden_act')!r}; known: {known}")
   if value("num_channels") != 3:
     raise UserError(f"config.json: num_channels is {value('num_channels')!r}; only 3 is supported")
-  pixels = _PIXELS[kind] | {k: v for k, v in (pixels or {}).items() if k in _PIXELS[kind] and v}
   fields = dict(
     patch=patch,
     grid=_grid(value("image_size"), patch),
@@ -97,11 +100,11 @@ def to_vit(
     width=positive(value("hidden_size"), "hidden_size"),
     heads=positive(value("num_attention_heads"), "num_attention_heads"),
     mlp_width=positive(value("intermediate_size"), "intermediate_size"),
-    activation=activation,
+    activation=activation(value("hidden_act"), "hidden_act"),
     class_token=True,
-    norm_eps=float(value("layer_norm_eps")),
-    pixel_mean=tuple(map(float, pixels["image_mean"])),
-    pixel_std=tuple(map(float, pixels["image_std"])),
+    norm_eps=number(value("layer_norm_eps"), "layer_norm_eps"),
+    pixel_mean=_channels(pixels or {}, "image_mean", kind),
+    pixel_std=_channels(pixels or {}, "image_std", kind),
     pool="class",
   )
   if kind == VIT:
@@ -234,9 +237,8 @@ def _architecture(vit: VitConfig, kind: str) -> str:
 
 def _labels(tower: Mapping[str, Any]) -> int:
   """How many classes; transformers' default is two."""
-  if tower.get("id2label"):
-    return len(tower["id2label"])
-  return positive(tower.get("num_labels", 2), "num_labels")
+  labels = len(table(tower, "id2label"))
+  return labels or positive(present(tower, "num_labels", 2), "num_labels")
 
 
 def _pooler(tower: Mapping[str, Any], width: int) -> str:
@@ -255,8 +257,9 @@ def _grid(size: Any, patch: int) -> tuple[int, int]:
   return sides[0] // patch, sides[1] // patch
 
 
-def positive(value: Any, key: str) -> int:
-  """The value of a key that must be a whole number above 0. Raises: UserError naming it."""
-  if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-    raise UserError(f"config.json: {key} must be a positive whole number, got {value!r}")
-  return value
+def _channels(pixels: Mapping[str, Any], key: str, kind: str) -> tuple[float, ...]:
+  """A number for each channel."""
+  file, value = "preprocessor_config.json", present(pixels, key, _PIXELS[kind][key])
+  if not isinstance(value, list) or len(value) != 3:
+    raise UserError(f"{file}: {key} must be a list of three numbers, got {value!r}")
+  return tuple(number(channel, key, file=file) for channel in value)

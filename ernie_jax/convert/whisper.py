@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ernie_jax.audio.whisper import WhisperConfig, WhisperEncoder
+from ernie_jax.convert.json_values import positive, present
 from ernie_jax.convert.names import Slot
 from ernie_jax.convert.tensors import check_names, read_tree
-from ernie_jax.convert.vit_config import ACTIVATIONS, positive
+from ernie_jax.convert.vit_config import activation
 from ernie_jax.convert.vit_names import ReshapedSlot, norm_slots
 from ernie_jax.errors import UserError
 
@@ -63,14 +64,11 @@ def read_whisper(config: Mapping[str, Any], names: Iterable[str]) -> WhisperConf
     UserError: a config we do not implement, a tensor that is absent, or one too many.
   """
   names = set(names)
-  value = lambda key, default: default if config.get(key) is None else config[key]
-  fields = {ours: positive(value(*theirs), theirs[0]) for ours, theirs in _KEYS.items()}
-  activation = value("activation_function", "gelu")
-  if activation not in ACTIVATIONS:
-    known = ", ".join(ACTIVATIONS)
-    raise UserError(f"config.json: activation_function is {activation!r}; known: {known}")
+  fields = {ours: positive(present(config, *theirs), theirs[0]) for ours, theirs in _KEYS.items()}
+  key = "activation_function"
+  fields["activation"] = activation(present(config, key, "gelu"), key)
   try:
-    encoder = WhisperConfig(**fields, activation=ACTIVATIONS[activation])
+    encoder = WhisperConfig(**fields)
   except ValueError as e:
     raise UserError(f"config.json: {e}") from e
   prefix = _prefix(names)

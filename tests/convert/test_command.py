@@ -112,6 +112,16 @@ def swap_shard(checkpoint, directory):
   return directory
 
 
+def list_shards(checkpoint, directory):
+  (checkpoint.write(directory) / files.INDEX).write_text('{"weight_map": [1]}')
+  return directory
+
+
+def number_shards(checkpoint, directory):
+  (checkpoint.write(directory) / files.INDEX).write_text('{"weight_map": {"x": 1}}')
+  return directory
+
+
 def break_config(checkpoint, directory):
   (checkpoint.write(directory) / "config.json").write_text("{")
   return directory
@@ -147,6 +157,8 @@ def no_directory(checkpoint, directory):
     (cut_short, "model-00002-of-00003.safetensors is not a whole"),
     (lose_shard, "model-00003-of-00003.safetensors"),
     (swap_shard, "model-00001-of-00003.safetensors has no tensor"),
+    (list_shards, "index.json: weight_map must be an object"),
+    (number_shards, "index.json: weight_map must give the name of a file"),
     (break_config, "config.json is not valid JSON"),
     (lose_config, "config.json"),
     (lose_weights, "model.safetensors.index.json"),

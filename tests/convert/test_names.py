@@ -90,6 +90,9 @@ def test_absent_keys_mean_the_published_defaults():
   model = hf_config.to_model(moe_config())
   assert (model.dense_layers, model.tie_embeddings, model.rope_base) == (1, True, 5e5)
   assert (model.norm_eps, model.head_dim) == (1e-5, 4)
+  nothing = dict.fromkeys(("rms_norm_eps", "rope_theta", "rope_parameters"))
+  assert hf_config.to_model(moe_config(**nothing)) == model
+  assert hf_config.to_model(moe_config(rope_parameters=dict(rope_theta=None))) == model
   dense = {k: v for k, v in moe_config(model_type="ernie4_5").items() if "moe" not in k}
   assert hf_config.to_model(dense).head_dim == 128
   assert hf_config.to_model(dense | {"head_dim": None}).head_dim == 4
@@ -110,10 +113,16 @@ def test_absent_keys_mean_the_published_defaults():
     ("moe_num_experts", [64, 64]),
     ("moe_k", 9),
     ("hidden_size", None),
+    ("model_type", ["ernie4_5"]),
+    ("rms_norm_eps", "x"),
+    ("rms_norm_eps", float("nan")),
+    ("rope_theta", [1e4]),
+    ("rope_parameters", [1]),
+    ("rope_parameters", {"rope_theta": True}),
   ],
 )
 def test_a_config_we_do_not_implement_is_refused_by_the_name_of_its_key(key, value):
-  named = {"moe_k": "top_k"}.get(key, key)
+  named = {"moe_k": "top_k", "rope_parameters": "rope_"}.get(key, key)
   with pytest.raises(UserError, match=rf"config\.json: .*{named}"):
     hf_config.to_model(moe_config(**{key: value}))
 

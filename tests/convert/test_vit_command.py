@@ -137,6 +137,10 @@ def test_published_defaults_stand_for_absent_keys():
     ({"num_hidden_layers": 1}, r"unexpected tensor encoder\.layer\.1"),
     ({"intermediate_size": 13}, r"encoder\.layer\.0\.intermediate\.dense\.weight has shape"),
     ({"model_type": "siglip"}, "siglip"),
+    ({"hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]"),
+    ({"layer_norm_eps": "x"}, "layer_norm_eps must be a number, got 'x'"),
+    ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be a number"),
+    ({"model_type": "clip", "vision_config": [1]}, r"vision_config must be an object"),
   ],
 )
 def test_a_bad_checkpoint_is_one_line_naming_what_is_wrong_and_leaves_nothing(
@@ -147,6 +151,33 @@ def test_a_bad_checkpoint_is_one_line_naming_what_is_wrong_and_leaves_nothing(
     import_checkpoint(directory, tmp_path / "work")
   assert "\n" not in str(error.value)
   assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+  ("pixels", "named"),
+  [
+    ({"image_mean": 0.5}, "image_mean must be a list of three numbers, got 0.5"),
+    ({"image_mean": []}, "image_mean must be a list of three numbers"),
+    ({"image_std": [1, 1, "x"]}, "image_std must be a number, got 'x'"),
+  ],
+)
+def test_pixels_that_are_no_numbers_are_told_with_their_file(pixels, named, tmp_path):
+  directory = write(tmp_path / "hf", VIT)
+  files.write_json(directory / "preprocessor_config.json", pixels)
+  with pytest.raises(UserError, match=rf"preprocessor_config\.json: {named}"):
+    import_checkpoint(directory, tmp_path / "work")
+
+
+@pytest.mark.parametrize("key", ["layer_norm_eps", "num_labels", "id2label"])
+def test_null_is_as_good_as_absent(key):
+  config = {"model_type": "vit", "hidden_size": 24}
+  with_null = vit_config.to_vit(config | {key: None}, ["classifier.weight"])
+  assert with_null == vit_config.to_vit(config, ["classifier.weight"])
+
+
+def test_labels_that_are_no_table_are_told():
+  with pytest.raises(UserError, match="id2label must be an object with keys, got 3"):
+    vit_config.to_vit({"model_type": "vit", "id2label": 3}, ["classifier.weight"])
 
 
 @pytest.mark.parametrize(

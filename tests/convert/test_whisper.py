@@ -132,6 +132,7 @@ def test_published_defaults_stand_for_absent_keys():
     ({"d_model": 0}, "d_model must be"),
     ({"encoder_attention_heads": 5}, "heads"),
     ({"activation_function": "swish"}, "activation_function is 'swish'"),
+    ({"activation_function": ["gelu"]}, r"activation_function is \['gelu'\]"),
     ({"encoder_layers": 3}, r"no tensor model\.encoder\.layers\.2"),
     ({"encoder_layers": 1}, r"unexpected tensor model\.encoder\.layers\.1"),
     ({"num_mel_bins": 9}, r"conv1\.weight has shape"),
