@@ -40,7 +40,7 @@ class MediaFolder:
   Attributes:
     path: the folder.
     side: the middle square is resized to side x side pixels.
-    frames: of a video (1 + 4n), its first ones; 1: only the first, as a picture.
+    frames: of a video (1 + 4n), its first ones; 1: only the first, as a picture. A shorter one is refused.
     every: keep each `every`-th frame of a video.
     validation_percent: share of the files held out, where a line names no split.
     weight: share of the rows of a mixture, relative to the other sources.
@@ -158,7 +158,8 @@ def read_example(source: MediaFolder, line: Line) -> MediaExample:
   if line.file_name:
     path = folder / line.file_name
     media = read_media(path, most=source.frames, side=source.side, every=source.every)
-    if 1 < len(media) < source.frames:
+    moves = len(media) > 1 or path.suffix.lower() in VIDEOS
+    if moves and len(media) < source.frames:
       counted = f" at one in {source.every}" if source.every > 1 else ""
       raise UserError(f"{path}: has {len(media)} frames{counted}, {source.frames} are needed")
   else:

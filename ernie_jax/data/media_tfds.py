@@ -32,7 +32,7 @@ class MediaTfds:
     question, answer: features with a question and its answer, or lists of them; empty for none.
     train, validation: the names of its splits.
     side: the middle square is resized to side x side pixels.
-    frames: of a video (1 + 4n), its first ones; 1: only the first, as a picture.
+    frames: of a video (1 + 4n), its first ones; 1: only the first, as a picture. A shorter one is refused.
     every: keep each `every`-th frame of a video.
     weight: share of the rows of a mixture, relative to the other sources.
   """
@@ -60,6 +60,8 @@ class MediaTfds:
       raise ValueError(f"weight must be positive, got {self.weight}")
     if bool(self.question) != bool(self.answer):
       raise ValueError("question and answer must both be given, or neither")
+    if self.train == self.validation:
+      raise ValueError(f"validation must be another split than train, got {self.validation!r}")
 
   @property
   def label(self) -> str:
@@ -131,7 +133,7 @@ class TfdsExamples(Sequence[MediaExample]):
       media = fit_media(array, side=source.side)
     except ValueError as e:
       raise UserError(f"{name}: feature {source.media} is {e}") from e
-    if 1 < len(media) < source.frames:
+    if array.ndim == 4 and len(media) < source.frames:
       raise UserError(f"{name}: has {len(media)} frames, {source.frames} are needed")
     return media
 

@@ -184,6 +184,15 @@ def test_a_video_that_is_too_short_is_named(tmp_path):
     prepare(MediaFolder(path=str(folder), frames=13), tmp_path / "data")
 
 
+def test_a_video_of_which_one_frame_is_kept_is_no_picture(tmp_path):
+  folder = fill(tmp_path / "own", LINES)
+  write_media(folder / "short.mp4", np.zeros((3, 32, 32, 3), np.uint8))
+  with open(folder / "metadata.jsonl", "a") as f:
+    f.write(json.dumps({"file_name": "short.mp4", "split": "train"}) + "\n")
+  with pytest.raises(UserError, match=r"short\.mp4: has 1 frames at one in 4, 5 are needed"):
+    prepare(MediaFolder(path=str(folder), frames=5, every=4), tmp_path / "data")
+
+
 def test_a_folder_that_cannot_be_used_is_told(tmp_path):
   with pytest.raises(UserError, match="no such folder"):
     prepare(MediaFolder(path=str(tmp_path / "gone")), tmp_path / "data")

@@ -170,6 +170,7 @@ def test_what_a_set_lacks_is_told_in_one_line(data_dir, values, told):
     ({"media": "depth"}, r"feature depth is neither uint8 nor uint16: float32"),
     ({"media": "title"}, r"feature title is not \[H, W, C\]"),
     ({"media": "clip", "frames": 13}, "has 9 frames, 13 are needed"),
+    ({"media": "clip", "frames": 5, "every": 9}, "has 1 frames, 5 are needed"),
     ({"question": "asked/question", "answer": "captions/text"}, "1 questions have 2 answers"),
   ],
 )
@@ -185,6 +186,7 @@ def test_what_does_not_fit_in_an_example_is_told_in_one_line(data_dir, values, t
     ({"side": 0}, "side"),
     ({"weight": 0.0}, "weight"),
     ({"question": "x"}, "question and answer"),
+    ({"train": "validation"}, "validation must be another split than train"),
   ],
 )
 def test_impossible_settings_are_refused_by_name(values, told):
