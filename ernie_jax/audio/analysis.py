@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 RATE, HOP = 16_000, 128  # samples a second, and of a frame of 8 ms
 LONGEST = 768  # samples of the longest window: three periods of a low voice
 MELS, PITCHES = 64, 96
-FEATURES = MELS + PITCHES + 1
 
 _MEL_WINDOW, _MEL_FFT = 384, 512
 _PITCH_FFT = 1024  # no wrap-around: the longest lag is 229 samples

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ernie_jax.audio.losses import magnitudes
+from ernie_jax.audio.losses import check_windows, magnitudes
 
 _FLOOR = 1e-3  # of magnitudes
 
@@ -32,6 +32,7 @@ class DiscriminatorConfig:
     for name in ("windows", "widths"):
       if not getattr(self, name) or min(getattr(self, name)) < 4:
         raise ValueError(f"{name} must be at least 4 each, and one at least")
+    check_windows(self.windows)
 
 
 @flax.struct.dataclass

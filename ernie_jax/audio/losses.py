@@ -4,6 +4,7 @@ Letters: B rows, S samples, F frames of 8 ms, T codec frames, K classes or featu
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,14 @@ class SpectraConfig:
   def __post_init__(self):
     if len(self.windows) != len(self.bands) or not self.windows:
       raise ValueError(f"bands must be as many as windows, got {self.bands} for {self.windows}")
-    for window in self.windows:
-      if window < _OVERLAP or window % _OVERLAP:
-        raise ValueError(f"windows must be multiples of {_OVERLAP}, got {window}")
+    check_windows(self.windows)
+
+
+def check_windows(windows: Sequence[int]) -> None:
+  """Raises: ValueError where `magnitudes` cannot take a window of so many samples."""
+  for window in windows:
+    if window < _OVERLAP or window % _OVERLAP:
+      raise ValueError(f"windows must be multiples of {_OVERLAP}, got {window}")
 
 
 @dataclasses.dataclass(frozen=True)

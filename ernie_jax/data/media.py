@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 from PIL import GifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from ernie_jax.errors import UserError
+from ernie_jax.whole_file import written_whole
 
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
@@ -80,7 +81,7 @@ def write_media(
 ) -> None:
   """Writes a PNG (one frame), GIF or MP4 (any number), by the extension of `path`.
 
-  A GIF has at most 256 colours a frame; PNG keeps the values exactly.
+  A GIF has at most 256 colours a frame; PNG keeps the values exactly. Missing folders are made.
 
   Raises:
     UserError: another extension, several frames for a PNG, or the file cannot be written.
@@ -97,15 +98,8 @@ def write_media(
     raise UserError(f"{path}: a PNG holds one picture, not {len(media)} frames; use .gif or .mp4")
   if writer is _write_mp4:
     _import_av(path)
-  part = path.with_name(f".{path.name}.{os.getpid()}.part")
-  try:
-    with open(part, "wb") as file:
-      writer(file, media, fps)
-    os.replace(part, path)
-  except OSError as e:
-    raise UserError(f"{path}: cannot be written: {e.strerror or e}") from e
-  finally:
-    part.unlink(missing_ok=True)
+  with written_whole(path) as part, open(part, "wb") as file:
+    writer(file, media, fps)
 
 
 def fit_media(array: np.ndarray, *, side: int) -> UInt8[np.ndarray, "T side side 3"]:

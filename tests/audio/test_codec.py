@@ -183,6 +183,12 @@ def test_matching_maps_cost_nothing():
   assert float(feature_loss(real, judge(0.1 * sound))) > 0.01
 
 
+@pytest.mark.parametrize("config", [DiscriminatorConfig, losses.SpectraConfig])
+def test_windows_that_no_quarter_divides_are_refused_at_once(config):
+  with pytest.raises(ValueError, match="windows must be multiples of 4, got 255"):
+    config(windows=(512, 255, 256, 256))
+
+
 def test_the_decoder_reads_the_sum_of_levels():
   _, _, vectors, _, out = clip("istft")
   again = quantize(out.latent, vectors, CODE)

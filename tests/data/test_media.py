@@ -196,12 +196,22 @@ def test_a_picture_under_a_videos_name_and_the_reverse_are_user_errors(tmp_path,
 
 @pytest.mark.parametrize(
   "name, frames, told",
-  [("a.png", 9, "one picture"), ("a.jpg", 1, "known are"), ("gone/a.gif", 9, "No such")],
+  [
+    ("a.png", 9, "one picture"),
+    ("a.jpg", 1, "known are"),
+    ("file/a.gif", 9, "cannot write .*a.gif"),
+  ],
 )
 def test_what_cannot_be_written_is_a_user_error(tmp_path, name, frames, told):
+  (tmp_path / "file").write_text("in the way")
   with pytest.raises(UserError, match=told):
     write_media(tmp_path / name, moving_square(frames))
-  assert not list(tmp_path.iterdir())
+  assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_missing_folders_are_made(tmp_path):
+  write_media(tmp_path / "new" / "er" / "a.png", moving_square(1))
+  assert len(read_media(tmp_path / "new" / "er" / "a.png")) == 1
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.gif", "a.mp4"])
