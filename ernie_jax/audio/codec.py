@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ernie_jax.audio import analysis, sources
 from ernie_jax.audio.decoders import Decoded, Decoder, DecoderConfig
-from ernie_jax.audio.layers import Block, CausalConv, Norm, rms_normalised, with_past
+from ernie_jax.audio.layers import Block, CausalConv, with_past
 from ernie_jax.audio.quantizer import (
   Quantized,
   RvqConfig,
@@ -30,6 +30,7 @@ from ernie_jax.audio.quantizer import (
   quantize,
   total_from_codes,
 )
+from ernie_jax.causal import Chunk, Norm, rms_normalised, run_chunk
 
 STRIDE = sources.STRIDE  # samples of a codec frame
 
@@ -145,19 +146,6 @@ class Encoder(nn.Module):
     return Norm(name="norm")(x)
 
 
-@flax.struct.dataclass
-class Chunk:
-  """A part of a clip and what the next part needs.
-
-  Attributes:
-    value: the latent or the sound of this part.
-    stream: to be given to the next call.
-  """
-
-  value: Array
-  stream: Any
-
-
 def encode_chunk(
   model: Codec, params: Any, waveform: Float[Array, "B S"], stream: Any = None
 ) -> Chunk:
@@ -168,14 +156,14 @@ def encode_chunk(
     waveform: the next samples, whole codec frames.
     stream: of the part before; None for the first.
   """
-  return _chunk(model, params, stream, lambda m: m.encode(waveform))
+  return run_chunk(model, params, stream, lambda m: m.encode(waveform))
 
 
 def decode_chunk(
   model: Codec, params: Any, total: Float[Array, "B T D"], stream: Any = None
 ) -> Chunk:
   """Decodes any number of codec frames at a time, exactly as if whole; see `encode_chunk`."""
-  return _chunk(model, params, stream, lambda m: m.decode(total).waveform)
+  return run_chunk(model, params, stream, lambda m: m.decode(total).waveform)
 
 
 def encode_codes(
@@ -208,9 +196,3 @@ def boxed_params(config: CodecConfig, key: Array) -> Any:
   """Fresh parameters boxed with logical axis names, as a task gives them to the loop."""
   vectors = fresh_codebooks(config.quantizer, key).vectors
   return Codec(config).init(key, jnp.zeros((1, STRIDE)), vectors)["params"]
-
-
-def _chunk(model: Codec, params: Any, stream: Any, method) -> Chunk:
-  variables = {"params": params} | ({} if stream is None else {"stream": stream})
-  value, new = model.apply(variables, method=method, mutable=["stream"])
-  return Chunk(value=value, stream=new["stream"])

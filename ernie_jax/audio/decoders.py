@@ -23,8 +23,9 @@ from jaxtyping import Array, Float
 
 from ernie_jax.audio import sources
 from ernie_jax.audio.analysis import HOP
-from ernie_jax.audio.layers import Block, CausalConv, Norm, carried, carry
+from ernie_jax.audio.layers import Block, CausalConv
 from ernie_jax.audio.sources import FRAMES
+from ernie_jax.causal import Norm, carried, carry
 
 _FFT = 512  # also the length of a block: the response of a filter, or a window
 _MIDDLE_HZ, _OCTAVES = 150.0, 2.0  # pitch that a head's 0 means, and how far it reaches

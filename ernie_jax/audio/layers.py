@@ -7,9 +7,10 @@ first part has none, which means zeros before the first position.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ernie_jax.causal import Norm, carried, carry
 
 
 class CausalConv(nn.Module):
@@ -47,15 +48,6 @@ class CausalConv(nn.Module):
     return seen @ kernel.reshape(-1, self.features) + bias
 
 
-class Norm(nn.Module):
-  """RMS norm over the channels of each position, with a learned scale: nothing is normalised over time."""
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
-    init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
-    return rms_normalised(x) * self.param("scale", init, (x.shape[-1],), jnp.float32)
-
-
 class Block(nn.Module):
   """x + dense(silu(conv(norm(x))))."""
 
@@ -69,11 +61,6 @@ class Block(nn.Module):
     return x + CausalConv(x.shape[-1], name="out")(nn.silu(y))
 
 
-def rms_normalised(x: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
-  """x / rms(x) over the last axis."""
-  return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-
-
 def with_past(module: nn.Module, name: str, x: Float[Array, "B N *c"], count: int) -> Array:
   """x after the `count` positions before it: those of the part before, or zeros."""
   if not count:
@@ -84,14 +71,3 @@ def with_past(module: nn.Module, name: str, x: Float[Array, "B N *c"], count: in
   x = jnp.concatenate([past, x], axis=1)
   carry(module, name, x[:, x.shape[1] - count :])
   return x
-
-
-def carried(module: nn.Module, name: str) -> Array | None:
-  """What this module left for the next part; None in the first part."""
-  return module.get_variable("stream", name) if module.has_variable("stream", name) else None
-
-
-def carry(module: nn.Module, name: str, value: Array) -> None:
-  """Leaves a value for the next part, where parts are asked for."""
-  if module.is_mutable_collection("stream") and not module.is_initializing():
-    module.put_variable("stream", name, value)

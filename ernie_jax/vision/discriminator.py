@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ernie_jax.vision.tokenizer import CausalConv, Norm, space_to_depth
+from ernie_jax.causal import Norm
+from ernie_jax.vision.tokenizer import CausalConv, space_to_depth
 
 
 @dataclasses.dataclass(frozen=True)

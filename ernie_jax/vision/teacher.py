@@ -21,9 +21,10 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Int, UInt8
 from safetensors.numpy import load_file, save_file
 
+from ernie_jax.causal import Norm
 from ernie_jax.errors import UserError
 from ernie_jax.vision.resize import resize
-from ernie_jax.vision.tokenizer import CausalConv, Norm, space_to_depth, to_float
+from ernie_jax.vision.tokenizer import CausalConv, space_to_depth, to_float
 from ernie_jax.vision.vit import VisionTransformer, VitConfig
 from ernie_jax.whole_file import written_whole
 

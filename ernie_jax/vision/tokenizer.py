@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ernie_jax.causal import Chunk, Norm, carried, carry, rms_normalised, run_chunk
 from ernie_jax.vision.quantizer import Quantized, QuantizerConfig, quantize
 
 
@@ -167,7 +168,7 @@ class Encoder(nn.Module):
     c = self.config
     if not self.has_variable("stream", "begun"):
       c.latent_frames(video.shape[1])
-    _carry(self, "begun", jnp.zeros(()))
+    carry(self, "begun", jnp.zeros(()))
     x = space_to_depth(video, c.patch)
     side = c.encoder_side
     stem = CausalConv(c.widths[0], c.temporal, stride=c.temporal, side=side, name="stem")
@@ -215,15 +216,6 @@ class Block(nn.Module):
     return x + CausalConv(self.width, side=self.side, name="conv_2")(y)
 
 
-class Norm(nn.Module):
-  """RMS norm over the channels of each place and frame, with a learned scale."""
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
-    init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
-    return rms_normalised(x) * self.param("scale", init, (x.shape[-1],), jnp.float32)
-
-
 class Magnitudes(nn.Module):
   """exp(scale): positive whatever the optimizer does; "scale" is a name that is not decayed."""
 
@@ -259,14 +251,14 @@ class CausalConv(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "B T h w C"]) -> Float[Array, "B n h w F"]:
     kernel, bias = _kernel(self, self.time, self.side, x.shape[-1], self.features)
-    carried = self.time - self.stride  # frames that the next chunk needs
-    past = _past(self, "past")
+    kept = self.time - self.stride  # frames that the next chunk needs
+    past = carried(self, "past")
     first = past is None
     missing = self.time - 1 if first else 0
     if first:
       past = jnp.zeros((x.shape[0], missing, *x.shape[2:]), x.dtype)
     x = jnp.concatenate([past, x], axis=1) if past.shape[1] else x
-    _carry(self, "past", x[:, x.shape[1] - carried :])
+    carry(self, "past", x[:, x.shape[1] - kept :])
     frames = (x.shape[1] - self.time) // self.stride + 1
     last = (frames - 1) * self.stride
     used = [i for i in range(self.time) if last + i >= missing]
@@ -284,8 +276,8 @@ class FramesHead(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "B n h w C"]) -> Float[Array, "B T h w F"]:
     kernel, bias = _kernel(self, self.frames, 3, x.shape[-1], self.features)
-    first = _past(self, "begun") is None
-    _carry(self, "begun", jnp.zeros(()))
+    first = carried(self, "begun") is None
+    carry(self, "begun", jnp.zeros(()))
     drop = self.frames - 1 if first else 0
     if x.shape[1] == 1:  # no other slice is of use
       kernel, drop = kernel[drop:], 0
@@ -293,19 +285,6 @@ class FramesHead(nn.Module):
     y = y.reshape(*x.shape[:-1], len(kernel), self.features)
     y = jnp.moveaxis(y, -2, 2).reshape(x.shape[0], -1, *x.shape[2:4], self.features)
     return y[:, drop:] + bias
-
-
-@flax.struct.dataclass
-class Chunk:
-  """A part of a video and what the next part needs.
-
-  Attributes:
-    value: the latent or the pixels of this part.
-    stream: to be given to the next call.
-  """
-
-  value: Array
-  stream: Any
 
 
 def encode_chunk(
@@ -326,14 +305,14 @@ def encode_chunk(
       f"frames after the first part must be a multiple of {model.config.temporal},"
       f" got {video.shape[1]}"
     )
-  return _chunk(model, params, video, stream, VisualTokenizer.encode)
+  return run_chunk(model, params, stream, lambda m: m.encode(video))
 
 
 def decode_chunk(
   model: VisualTokenizer, params: Any, total: Float[Array, "B n h w d"], stream: Any = None
 ) -> Chunk:
   """Decodes any number of latent frames at a time, exactly as if whole; see `encode_chunk`."""
-  return _chunk(model, params, total, stream, VisualTokenizer.decode)
+  return run_chunk(model, params, stream, lambda m: m.decode(total))
 
 
 def inflate(params: Any, config: TokenizerConfig) -> Any:
@@ -382,11 +361,6 @@ def to_pixels(video: Float[Array, "*n"]) -> Array:
   return jnp.clip(jnp.round((video + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def rms_normalised(x: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
-  """x / rms(x) over the last axis."""
-  return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-
-
 def space_to_depth(x: Float[Array, "*n H W C"], patch: int) -> Float[Array, "*n h w D"]:
   """Folds patch x patch pixels into channels."""
   *lead, height, width, channels = x.shape
@@ -399,21 +373,6 @@ def depth_to_space(x: Float[Array, "*n h w D"], patch: int) -> Float[Array, "*n 
   *lead, height, width, depth = x.shape
   x = x.reshape(*lead, height, width, patch, patch, depth // patch**2)
   return jnp.moveaxis(x, -3, -4).reshape(*lead, height * patch, width * patch, -1)
-
-
-def _chunk(model, params, x, stream, method) -> Chunk:
-  variables = {"params": params} | ({} if stream is None else {"stream": stream})
-  value, new = model.apply(variables, x, method=method, mutable=["stream"])
-  return Chunk(value=value, stream=new["stream"])
-
-
-def _past(module: nn.Module, name: str) -> Array | None:
-  return module.get_variable("stream", name) if module.has_variable("stream", name) else None
-
-
-def _carry(module: nn.Module, name: str, value: Array) -> None:
-  if module.is_mutable_collection("stream") and not module.is_initializing():
-    module.put_variable("stream", name, value)
 
 
 def _kernel(module: nn.Module, time: int, side: int, inputs: int, outputs: int):
