@@ -1,4 +1,5 @@
-"""A small ERNIE 4.5 checkpoint and transformers' answers about it, made by `ernie45_twin.py`."""
+"""Small checkpoints and transformers' answers about them: an ERNIE 4.5 by `ernie45_twin.py`, and vision
+transformers by `vit_twin.py`."""
 
 import dataclasses
 import json
@@ -7,7 +8,7 @@ import pathlib
 import numpy as np
 from safetensors.numpy import save_file
 
-GOLDEN = pathlib.Path(__file__).parent / "goldens" / "ernie45_moe.npz"
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 
 @dataclasses.dataclass
@@ -39,7 +40,35 @@ class Golden:
 
 def load() -> Golden:
   """Reads the golden file."""
-  with np.load(GOLDEN) as file:
+  with np.load(GOLDENS / "ernie45_moe.npz") as file:
     answers = {name: file[name] for name in ("ids", "logits", "mtp_logits", "greedy")}
-    tensors = {k.removeprefix("tensor:"): file[k] for k in file.files if k.startswith("tensor:")}
-    return Golden(config=json.loads(str(file["config"])), tensors=tensors, **answers)
+    return Golden(
+      config=json.loads(str(file["config"])), tensors=_named(file, "tensor:"), **answers
+    )
+
+
+@dataclasses.dataclass
+class VitGolden:
+  """config.json, tensors, pictures [B, H, W, 3] uint8, and transformers' constants and answers by name."""
+
+  config: dict
+  tensors: dict[str, np.ndarray]
+  pictures: np.ndarray
+  mean: np.ndarray
+  std: np.ndarray
+  answers: dict[str, np.ndarray]
+
+
+def load_vit(name: str) -> VitGolden:
+  """Reads the golden file of a vision transformer."""
+  with np.load(GOLDENS / f"{name}.npz") as file:
+    return VitGolden(
+      config=json.loads(str(file["config"])),
+      tensors=_named(file, "tensor:"),
+      answers=_named(file, "answer:"),
+      **{key: file[key] for key in ("pictures", "mean", "std")},
+    )
+
+
+def _named(file, prefix: str) -> dict[str, np.ndarray]:
+  return {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}

@@ -1,4 +1,5 @@
-"""Our side of a comparison: plain text rows through the model, and greedy decoding in its plainest form."""
+"""Our side of a comparison: plain text rows through the model, greedy decoding in its plainest form, and what
+an encoder gives by the names of transformers."""
 
 import functools
 
@@ -8,6 +9,7 @@ import numpy as np
 from ernie_jax.backbone.inputs import empty_cache
 from ernie_jax.model import UnifiedModel, text_logits
 from ernie_jax.sequence.row import Kind, Row, empty_row
+from ernie_jax.vision.vit import VitOutput
 
 
 def text_rows(ids: np.ndarray, *, length: int | None = None, start: int = 0) -> Row:
@@ -86,3 +88,16 @@ class Ours:
   def _all(self, ids: np.ndarray, bias: np.ndarray | None = None):
     bias = self.imported.bias if bias is None else bias
     return jax.tree.map(np.asarray, self._forward(bias, text_rows(ids, length=self.length)))
+
+
+def compare_encoders(ours: VitOutput, theirs: dict[str, np.ndarray]) -> None:
+  """Everything transformers returned is among our outputs, and large enough to tell."""
+  known = {
+    "last_hidden_state": ours.tokens,
+    "pooler_output": ours.pooled,
+    "logits": ours.head,
+    "image_embeds": ours.head,
+  }
+  for name, expected in theirs.items():
+    assert np.abs(expected).max() > 0.5, name
+    np.testing.assert_allclose(known[name], expected, atol=3e-5, err_msg=name)
