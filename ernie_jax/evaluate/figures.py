@@ -75,12 +75,15 @@ def _numbers(value) -> np.ndarray | None:
 
 def write_figure(
   path: str | os.PathLike, report: FamilyReport | None, metrics: Mapping[str, Series]
-) -> None:
+) -> bool:
   """Writes a PNG of the panels there is something for; without metrics that is the family's alone.
 
-  A run without text of its own has no `report` here.
+  A run without text of its own has no `report` here; a sliced one has no metrics. Without either nothing is written.
 
   The file appears whole: a run is complete where its picture is.
+
+  Returns:
+    Whether there was something to draw.
 
   Raises:
     UserError: the file cannot be written.
@@ -91,6 +94,8 @@ def write_figure(
   panels = [lambda axes, draw=draw: draw(axes, metrics) for draw in drawn] + panels
   if "router/max_over_mean" in metrics:
     panels += [lambda axes: draw_load(axes, metrics), lambda axes: draw_entropy(axes, metrics)]
+  if not panels:
+    return False
   columns = min(2, len(panels))
   rows = -(-len(panels) // columns)
   figure = Figure(figsize=(6.5 * columns, 4.6 * rows), layout="constrained")
@@ -101,6 +106,7 @@ def write_figure(
     draw(axes)
   with written_whole(path) as part:
     figure.savefig(part, dpi=130, format="png")
+  return True
 
 
 def draw_losses(axes: Axes, metrics: Mapping[str, Series]) -> None:

@@ -21,7 +21,7 @@ from ernie_jax.evaluate.vision import VisionReport, drawing_of, evaluate_vision
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.sequence.special import SpecialToken
-from ernie_jax.train.model_io import SavedModel, load_model
+from ernie_jax.train.model_io import SavedModel, load_model, model_workdir
 from ernie_jax.whole_file import written_whole
 
 SAMPLE_TOKENS = 96
@@ -86,7 +86,7 @@ def report(
   continuation of it follows the tables.
 
   Args:
-    workdir: of a finished or running training run.
+    workdir: of a finished or running training run; of a pipeline, it is that of its last model.
     members: names such as "2x8x2" besides the full model; None is those that the config names.
     max_rows: held-out rows of each source of text, and a quarter as many of media and of speech; None is what
       the config says (`config.evaluation.table_rows`).
@@ -101,7 +101,7 @@ def report(
     UserError: no such checkpoint or member, drawing or speaking out of range, a model without tokenizer or data, or
       nothing can be written there.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = model_workdir(workdir)  # whose files are read and written, as its checkpoints are
   saved = load_model(workdir, step=step)
   drawing = drawing_of(saved, temperature=temperature, guidance=guidance)
   speaking = speaking_of(temperature=speak_temperature)
@@ -154,8 +154,8 @@ def _write(workdir: pathlib.Path, found: RunReport, *, whole: bool) -> None:
     losses = dataclasses.replace(found, vision=None, spoken=None)
     write_json(workdir / "family.json", losses.to_json())
     picture = workdir / "report.png"
-    write_figure(picture, found.text, read_metrics(workdir / "metrics.jsonl"))
-    print(f"wrote {workdir / 'family.json'} and {picture}")
+    drawn = write_figure(picture, found.text, read_metrics(workdir / "metrics.jsonl"))
+    print(f"wrote {workdir / 'family.json'}" + (f" and {picture}" if drawn else ""))
 
 
 def sample(saved: SavedModel, prompt: str, *, max_new_tokens: int = SAMPLE_TOKENS) -> str:

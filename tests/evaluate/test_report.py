@@ -86,6 +86,18 @@ def test_report_writes_the_json_and_the_picture_and_prints_the_table(
   assert width > 1200 and height > 900
 
 
+def test_a_pipelines_model_is_scored_in_its_own_folder(workdir, monkeypatch):
+  monkeypatch.setattr(family_table, "decode_tokens_per_s", lambda member, prompt: 1.0)
+  pipeline = workdir.parent
+  (pipeline / "pipeline.json").write_text(json.dumps({workdir.name: {}}))
+  report(pipeline)
+  assert (workdir / "family.json").exists() and (workdir / "report.png").exists()
+  assert not list(pipeline.glob("family.json")) + list(pipeline.glob("report.png"))
+  curves = image.imread(workdir / "report.png")
+  report(workdir)
+  np.testing.assert_array_equal(curves, image.imread(workdir / "report.png"))  # its metrics too
+
+
 def test_the_command_scores_the_named_members_and_writes_json_where_told(workdir, tmp_path):
   out = tmp_path / "scores.json"
   command = [sys.executable, "-m", "ernie_jax.evaluate", f"--workdir={workdir}"]
@@ -138,6 +150,11 @@ def test_figure_without_metrics_has_the_family_alone(tmp_path):
   one, two = image.imread(tmp_path / "one.png"), image.imread(tmp_path / "two.png")
   assert two.shape[1] == 2 * one.shape[1]
   assert one[..., :3].std() > 0.05  # something is drawn
+
+
+def test_no_figure_is_written_where_there_is_nothing_to_draw(tmp_path):
+  assert not write_figure(tmp_path / "none.png", None, {})
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("what", ["bits", "codes"])
