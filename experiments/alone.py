@@ -3,10 +3,10 @@
   ./launch/local.sh python -m ernie_jax.train --config=experiments/alone.py:speech --workdir=runs/alone_speech
 
 Arguments, separated by commas: `text` (programs; the default), `media` (pictures and videos) or `speech`; `tiny`. The
-tokenizers are those of the quickstart in runs/quickstart, and `media` goes on from its `look`, as `model` does; for another
-place override `config.text.tokenizer`, `config.audio.codec` or `config.start`. Batches, objective, schedule and family are the
-quickstart's; steps are fewer, as only one modality's rows are left. Questions that are heard belong to no modality alone, and
-are left out.
+tokenizers are those of the quickstart in runs/quickstart, and `media` goes on from its `look`, as `model` does, with the same
+frozen encoder; for another place override `config.text.tokenizer`, `config.audio.codec`, or `config.start` and
+`config.vision.encoder`. Batches, objective, schedule and family are the quickstart's; steps are fewer, as only one modality's
+rows are left. Questions that are heard belong to no modality alone, and are left out.
 """
 
 from ernie_jax.data.media_rows import MediaDataConfig
@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
   data.media = {**data.media, "spoken": ()} if modality == "media" else plain(MediaDataConfig())
   config.vision.tokenizer = config.vision.encoder = config.audio.codec = ""
   if modality == "media":
-    config.start = f"{RUN}/look"
+    config.start, config.vision.encoder = f"{RUN}/look", f"{RUN}/encoder"
     return config
   config.start, config.text.tokenizer = "", f"{RUN}/text/tokenizer.model"
   model.vision = None

@@ -137,6 +137,18 @@ def test_looking_alone_is_of_the_shape_of_what_goes_on_from_it(name, after, arg)
   assert not look.elastic.trains_family and then.elastic.trains_family
 
 
+@pytest.mark.parametrize("modality", ["text", "media", "speech"])
+def test_a_modality_alone_is_trained_with_what_the_quickstart_keeps_as_it_is(modality):
+  e = load(FOLDER / "alone.py", modality)
+  folders = [e.start, e.text.tokenizer, e.vision.tokenizer, e.vision.encoder, e.audio.codec]
+  start = "runs/quickstart"
+  assert [folder.removeprefix(f"{start}/") for folder in folders] == {
+    "text": ["", "text/tokenizer.model", "", "", ""],
+    "media": ["look", "", "", "encoder", ""],  # an encoder that is not named is trained
+    "speech": ["", "text/tokenizer.model", "", "", "codec"],
+  }[modality]
+
+
 @pytest.mark.parametrize("arg", ["", "tiny"])
 def test_the_second_half_of_the_reference_run_is_of_the_first_ones_shape(arg):
   values = read(FOLDER / "small.py", arg).stages
