@@ -37,7 +37,7 @@ from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
-from ernie_jax.train.stage_io import check_same
+from ernie_jax.train.stage_io import check_same, completed
 from ernie_jax.whole_file import written_whole
 
 STAGE = "audio_codec"
@@ -306,7 +306,12 @@ def describe(experiment: CodecExperiment, mesh: jax.sharding.Mesh, finished: int
 
 
 def _check_same(experiment: CodecExperiment, workdir: pathlib.Path) -> None:
-  """A checkpoint must be of this codec, objective, data and seed; how long may change."""
-  old, new = read_codec_config(workdir), config_lib.to_dict(experiment)
+  """A checkpoint must be of this codec, objective, data and seed; how long may change.
+
+  Where the codec that it started from lies may change too, but not whether there was one.
+  """
+  old = completed(read_codec_config(workdir), CodecExperiment)
   sections = ("codec", "data", "loss", "discriminator", "teacher", "seed")
-  check_same(workdir, old, new, sections, {"data": _FREE})
+  if bool(old["start"]) != bool(experiment.start):
+    sections += ("start",)
+  check_same(workdir, old, config_lib.to_dict(experiment), sections, {"data": _FREE})

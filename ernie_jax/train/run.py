@@ -32,7 +32,7 @@ from ernie_jax.train.held_out_loss import coder_of, held_out_loss, media_shapes
 from ernie_jax.train.model_io import TOKENIZER, SavedModel, read_config, stored_bits, write_config
 from ernie_jax.train.pretrain import Pretrain
 from ernie_jax.train.speech_io import get_speech
-from ernie_jax.train.stage_io import check_same, first_difference
+from ernie_jax.train.stage_io import check_same, completed, first_difference
 from ernie_jax.train.start_io import begin_at, load_start
 from ernie_jax.train.state import TrainState
 from ernie_jax.train.vision_io import before_switch, code_name, get_vision, switch_tokenizer
@@ -227,7 +227,7 @@ def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> Non
   bits = stored_bits(workdir / "checkpoints")
   if now is not None and bits is not None and bits <= now.bits:  # a tokenizer may grow
     old = {**old, "model": {**old["model"], "vision": {**old["model"]["vision"], "bits": now.bits}}}
-  old = _completed(old)
+  old = completed(old, Experiment)
   given = old["vision"]["encoder"]  # its place may change, but not whether there is one
   if bool(given) != bool(experiment.vision.encoder):
     raise UserError(
@@ -236,17 +236,10 @@ def _check_same_experiment(experiment: Experiment, workdir: pathlib.Path) -> Non
   check_same(workdir, old, config_lib.to_dict(experiment), sections, _FREE)
 
 
-def _completed(old: dict[str, Any]) -> dict[str, Any]:
-  """A config that was read, with the defaults of the keys that it was written without."""
-  defaults = config_lib.to_dict(Experiment())
-  known = {key: value for key, value in old.items() if key in defaults}
-  return config_lib.to_dict(config_lib.build(Experiment, known, path="config"))
-
-
 def _difference(experiment: Experiment, old: dict[str, Any], sections: Sequence[str]) -> str:
   """`KEY was OLD, is NEW` of the first key of `sections` that differs; empty if none does."""
   new = config_lib.to_dict(experiment)
-  old = _completed(old)
+  old = completed(old, Experiment)
   for section in sections:
     free = _FREE.get(section, ())
     found = first_difference(old.get(section), new[section], f"config.{section}", free)

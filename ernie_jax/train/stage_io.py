@@ -1,10 +1,12 @@
 """What the workdir of any stage says of itself: its config, its checkpoints, and whether a run may go on in it."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from ernie_jax import config as config_lib
 from ernie_jax.errors import UserError
 from ernie_jax.train import checkpoint
 
@@ -44,6 +46,21 @@ def chosen_step(workdir: str | pathlib.Path, step: int | None, *, what: str) -> 
   if step is not None and step not in known:
     raise UserError(f"no checkpoint of step {step} in {workdir}; there are {known}")
   return known[-1] if step is None else step
+
+
+def completed(old: dict[str, Any], kind: type) -> dict[str, Any]:
+  """A config that was read, with the defaults of the keys that it was written without.
+
+  Args:
+    old: the config; keys of other stages in it are left out.
+    kind: the dataclass of the stage's experiment.
+
+  Raises:
+    UserError: it is none of this version's: a key of one of its groups is gone.
+  """
+  known = {field.name for field in dataclasses.fields(kind)}
+  values = {key: value for key, value in old.items() if key in known}
+  return config_lib.to_dict(config_lib.build(kind, values, path="config"))
 
 
 def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:

@@ -22,7 +22,7 @@ from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
-from ernie_jax.train.stage_io import check_same, read_stage_config
+from ernie_jax.train.stage_io import check_same, completed, read_stage_config
 from ernie_jax.train.visual_encoder import EncoderTask, PatchNamer, accuracy
 from ernie_jax.vision.vit import VitConfig
 from ernie_jax.whole_file import written_whole
@@ -88,6 +88,7 @@ def run_experiment(experiment: EncoderExperiment, workdir: pathlib.Path) -> None
     mesh = make_mesh(e.mesh)
     if finished:
       old = read_stage_config(workdir, key="vit", what="visual encoder")
+      old = completed(old, EncoderExperiment)
       sections = ("vit", "data", "seed")
       check_same(workdir, old, config_lib.to_dict(e), sections, {"data": _FREE})
     part = distributed.host_slice(mesh)

@@ -34,7 +34,7 @@ from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
-from ernie_jax.train.stage_io import check_same
+from ernie_jax.train.stage_io import check_same, completed
 from ernie_jax.train.tokenizer_io import load_tokenizer, read_tokenizer_config
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
 from ernie_jax.vision.discriminator import DiscriminatorConfig
@@ -327,6 +327,12 @@ def _start(experiment: TokenizerExperiment) -> Any:
 
 
 def _check_same(experiment: TokenizerExperiment, workdir: pathlib.Path) -> None:
-  """A checkpoint must be of this tokenizer, objective, data and seed; how long may change."""
-  old, new = read_tokenizer_config(workdir), config_lib.to_dict(experiment)
-  check_same(workdir, old, new, ("tokenizer", "data", "loss", "seed"), {"data": _FREE})
+  """A checkpoint must be of this tokenizer, objective, data and seed; how long may change.
+
+  Where the tokenizer that it started from lies may change too, but not whether there was one.
+  """
+  old = completed(read_tokenizer_config(workdir), TokenizerExperiment)
+  sections = ("tokenizer", "data", "loss", "discriminator", "teacher", "seed")
+  if bool(old["start"]) != bool(experiment.start):
+    sections += ("start",)
+  check_same(workdir, old, config_lib.to_dict(experiment), sections, {"data": _FREE})

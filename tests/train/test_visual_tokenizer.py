@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import ernie_jax
+from ernie_jax import config as config_lib
 from ernie_jax.data.media_batches import PixelBatches
 from ernie_jax.data.media_example import MediaExample
 from ernie_jax.errors import UserError
 from ernie_jax.train import stages, tokenizer_io, visual_tokenizer_run
+from ernie_jax.train.model_io import write_config
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
 from ernie_jax.train.schedule import ScheduleConfig, make_schedule
 from ernie_jax.train.state import create
@@ -269,6 +271,33 @@ def test_an_experiment_runs_once_to_its_report_and_is_read_back(tmp_path, capsys
   np.testing.assert_array_equal(
     start["encoder"]["stem"]["kernel"][-1], saved.params["encoder"]["stem"]["kernel"][0]
   )
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "value"),
+  [
+    ("teacher", "steps", 3),
+    ("teacher", "path", "elsewhere.safetensors"),
+    ("discriminator", "widths", (4, 8)),
+    ("start", None, "a/tokenizer"),
+  ],
+)
+def test_a_run_that_goes_on_keeps_what_it_was_trained_with(tmp_path, section, key, value):
+  e = tiny_experiment(str(tmp_path / "data"))
+  values = config_lib.to_dict(e)
+  del values["loss"]["detail"]  # as an earlier version wrote it; its default is what it had
+  write_config(tmp_path, values)
+  visual_tokenizer_run._check_same(e, tmp_path)
+  changed = dataclasses.replace(getattr(e, section), **{key: value}) if key else value
+  where = r"\.".join(filter(None, ("config", section, key)))
+  with pytest.raises(UserError, match=rf"{where} was .*, is "):
+    visual_tokenizer_run._check_same(dataclasses.replace(e, **{section: changed}), tmp_path)
+
+
+def test_where_the_start_of_a_run_lies_may_change(tmp_path):
+  e = dataclasses.replace(tiny_experiment(str(tmp_path / "data")), start="runs/pictures")
+  write_config(tmp_path, config_lib.to_dict(e))
+  visual_tokenizer_run._check_same(dataclasses.replace(e, start="moved/pictures"), tmp_path)
 
 
 def test_a_workdir_without_a_tokenizer_is_told_in_one_line(tmp_path):
