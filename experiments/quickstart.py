@@ -31,7 +31,7 @@ def get_config(arg: str = ""):
   arg = "tiny" if "tiny" in options else ""
   model = _model(arg, things=2 if "two" in options else 1)
   text = text_tokenizer_run.default_config()
-  text.data = model.data
+  text.data = copy.deepcopy(model.data)  # its text; rows are the model's own
   text.mesh.quick_compile = arg == "tiny"
   text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
   frames = config_of(__file__, "visual_tokenizer", f"video,{arg}")

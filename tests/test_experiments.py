@@ -137,6 +137,13 @@ def test_looking_alone_is_of_the_shape_of_what_goes_on_from_it(name, after, arg)
   assert not look.elastic.trains_family and then.elastic.trains_family
 
 
+def test_rows_of_the_quickstarts_model_are_not_those_of_its_tokenizer():
+  stages_of = read(FOLDER / "quickstart.py", "").stages
+  rows = stages_of.text.data.rows_per_batch
+  stages_of.model.data.rows_per_batch = rows + 1
+  assert stages_of.text.data.rows_per_batch == rows
+
+
 @pytest.mark.parametrize("modality", ["text", "media", "speech"])
 def test_a_modality_alone_is_trained_with_what_the_quickstart_keeps_as_it_is(modality):
   e = load(FOLDER / "alone.py", modality)

@@ -7,8 +7,10 @@
 A value "@NAME" stands for the folder of another stage (and "@NAME/FILE" for a file in it), so references say what
 is made from what, and in which order. WORKDIR/pipeline.json says of each stage what it was made of: its config and
 the identities of the stages it refers to. A stage is *stale* where that is no longer so. It and all that is made
-from it run again from the start, and the old folder is kept aside, since it may have cost hours. When all stages are
-finished, WORKDIR/report.html tells of the whole run.
+from it run again from the start, and the old folder is kept aside, since it may have cost hours. So what has no part
+in what is trained may change: how a stage is scored, and a key that was not there when the stage ran and has its
+default. A stage that nothing is made from goes on where only its steps are more. When all stages are finished,
+WORKDIR/report.html tells of the whole run.
 """
 
 import contextlib
@@ -19,8 +21,9 @@ import json
 import pathlib
 import re
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,15 +34,19 @@ from ernie_jax.errors import UserError
 from ernie_jax.sharding.mesh import MeshConfig
 from ernie_jax.train import stages
 from ernie_jax.train.hardware import machine
-from ernie_jax.train.stage_io import first_difference
+from ernie_jax.train.model_io import read_config, write_config
+from ernie_jax.train.stage_io import first_difference, without
 from ernie_jax.whole_file import written_whole
 
 STAGE = "pipeline"
 RECORD, ASIDE = "pipeline.json", "stale"
 REPORT = "report.html"  # written last, so where it is the run is complete
-# What a stage may change without being another: where, how fast, how often something is told or kept.
+# What a stage may change without being another: where, how fast, how often something is told or kept. Identities in
+# records are made without these keys, so none can be added or removed.
 _FREE = ("data_dir", "cache_mb", "prefetch", "threads", "oracle_dir", "mesh", "remat", "scan")
 _FREE += ("log_every", "evaluate_every", "checkpoint_every", "keep_latest", "keep_every", "profile")
+_SCORING = ("evaluation", "examples", "metric_examples")  # nor how it is scored
+_TOLD_EVERY = 60.0  # seconds between two notes of how long a stage has run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,15 +136,14 @@ def run_experiment(
     _final_report(experiment, workdir)
 
 
-def identity(
-  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
-) -> str:
-  """What a stage is made of: its config, and which run of which stages it refers to, by the record."""
-  own = json.dumps(_without_free(experiment.stages[name]), sort_keys=True)
+def identity(record: Mapping[str, Mapping[str, Any]], name: str) -> str:
+  """What a stage was made of, by the record: its config, and which run of which stages it refers to."""
+  config = record.get(name, {}).get("config", {})
   others = [
-    f"{identity(experiment, other, record)} {record.get(other, {}).get('run', 0)}"
-    for other in experiment.made_from(name)
+    f"{identity(record, other)} {record.get(other, {}).get('run', 0)}"
+    for other in dict.fromkeys(_references(config))
   ]
+  own = json.dumps(without(config, _FREE), sort_keys=True)
   return hashlib.sha256("/".join([own, *others]).encode()).hexdigest()[:16]
 
 
@@ -167,23 +173,26 @@ def _run_stage(
   for other in experiment.made_from(name):
     if not _is_finished(experiment, workdir, other, record):
       raise UserError(f"--only: {name} is made from {other}, which is not finished")
-  me, old = identity(experiment, name, record), record.get(name)
-  if old and (forced or old["identity"] != me):
-    why = "is run again as asked" if forced else f"is stale: {_change(experiment, name, old)}"
+  old = record.get(name)
+  further = bool(old) and _goes_further(experiment, name, record)
+  change = _change(experiment, name, record) if old and not further else ""
+  if old and (forced or change):
+    why = "is run again as asked" if forced else f"is stale: {change}"
     aside = _put_aside(workdir, name, old["run"])
     _tell(f"{name} {why}" + (f"; what was there is kept in {aside}" if aside else ""))
     entry = {"run": old["run"] + 1, "seconds": 0.0}
   elif old and old["finished"] and not (workdir / name).is_dir():
     _tell(f"{name} begins again: it was finished, but {workdir / name} is gone")
     entry = {"run": old["run"] + 1, "seconds": 0.0}
-  elif old and old["finished"]:
-    _tell(f"{name} is finished, in {old['seconds']:.0f} s")
+  elif old and old["finished"] and not further:
+    scored = _scored_otherwise(experiment, workdir, name, old)
+    _tell(f"{name} is finished, in {old['seconds']:.0f} s{scored}")
     return False
   else:
     _tell(f"{name} {'goes on' if old else 'begins'}")
     entry = {"run": old["run"], "seconds": old["seconds"]} if old else {"run": 1, "seconds": 0.0}
-  entry |= {"identity": me, "config": experiment.stages[name], "finished": False}
-  entry["machine"] = machine()
+  entry |= {"config": experiment.stages[name], "finished": False, "machine": machine()}
+  entry["identity"] = identity(record | {name: entry}, name)
   _write(workdir, name, entry)
   if jax.process_index() == 0:
     (workdir / REPORT).unlink(missing_ok=True)  # it tells of another run of this stage
@@ -199,9 +208,8 @@ def _is_finished(
   record: Mapping[str, Mapping[str, Any]],
 ) -> bool:
   """Whether a stage, as it is now, came to its end, and what it left is there."""
-  one = record.get(name, {})
-  same = bool(one.get("finished")) and one["identity"] == identity(experiment, name, record)
-  return same and (workdir / name).is_dir()
+  ended = record.get(name, {}).get("finished") and not _change(experiment, name, record)
+  return bool(ended) and (workdir / name).is_dir()
 
 
 def _final_report(experiment: PipelineExperiment, workdir: pathlib.Path) -> None:
@@ -231,14 +239,33 @@ def _timed(
   """Runs a stage and adds to its entry how long it took, also where it did not come to its end."""
   values = _resolved(experiment.stages[name], lambda reference: str(workdir / reference))
   stage, began = stages.stage_of(values), time.monotonic()
+  so_far = lambda: entry | {"seconds": entry["seconds"] + time.monotonic() - began}
   finished = False
   try:
-    with _whole_keys(name):
+    with _whole_keys(name), _noted(lambda: _put(workdir, name, so_far())):
       stage.run(stage.build(values), workdir / name)
     finished = True
   finally:
-    seconds = entry["seconds"] + time.monotonic() - began
-    _write(workdir, name, entry | {"finished": finished, "seconds": seconds})
+    _write(workdir, name, so_far() | {"finished": finished})
+
+
+@contextlib.contextmanager
+def _noted(note: Callable[[], None]) -> Iterator[None]:
+  """Calls `note` now and then while something runs, so that a kill does not lose what it says."""
+  ended = threading.Event()
+
+  def keep() -> None:
+    while not ended.wait(_TOLD_EVERY):
+      with contextlib.suppress(UserError, OSError):  # a full disk is for the stage to tell
+        note()
+
+  thread = threading.Thread(target=keep, name="pipeline record", daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
 
 
 def _build(name: str, values: dict[str, Any]) -> Any:
@@ -256,13 +283,75 @@ def _whole_keys(name: str) -> Iterator[None]:
     raise UserError(re.sub(r"\bconfig\.(?!json)", f"config.stages.{name}.", str(e))) from e
 
 
-def _change(experiment: PipelineExperiment, name: str, old: Mapping[str, Any]) -> str:
-  """Why a stage is stale."""
-  now = experiment.stages[name]
-  if found := first_difference(old["config"], now, f"config.stages.{name}", _FREE):
-    return found
-  made_from = " and ".join(experiment.made_from(name))
-  return f"it is made from {made_from}, which changed"
+def _change(
+  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
+) -> str:
+  """Why a stage is stale; empty where it is not."""
+  old, now = record[name]["config"], experiment.stages[name]
+  return _difference(name, old, now, (*_FREE, *_SCORING)) or _made_anew(experiment, name, record)
+
+
+def _made_anew(
+  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
+) -> str:
+  """Says that what a stage is made from is no longer what it was made from; empty where it is."""
+  others = experiment.made_from(name)
+  changed = any(other not in record or _change(experiment, other, record) for other in others)
+  if changed or record[name]["identity"] != identity(record, name):
+    return f"it is made from {' and '.join(others)}, which changed"
+  return ""
+
+
+def _difference(name: str, old: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> str:
+  """`KEY was OLD, is NEW` of the first key that has a part in what a stage trains; empty if none differs.
+
+  A key that one of the configs does not have is at its default.
+  """
+  with contextlib.suppress(UserError):  # the old one is of a version that had other keys
+    old, now = _counted(old), _counted(now)
+  return first_difference(old, now, f"config.stages.{name}", free)
+
+
+def _counted(values: dict[str, Any]) -> dict[str, Any]:
+  """What of a stage's config has a part in what is trained, every default included."""
+  stage = stages.stage_of(values)
+  return stage.counted(config_lib.to_dict(stage.build(values)))
+
+
+def _goes_further(
+  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
+) -> bool:
+  """Whether a stage that nothing is made from differs from its record by more steps, and by nothing else."""
+  if any(name in experiment.made_from(other) for other in experiment.stages):
+    return False
+  old, now = record[name]["config"], experiment.stages[name]
+  before, after = (values.get("train", {}).get("steps", 0) for values in (old, now))
+  if not 0 < before < after:
+    return False
+  longer = old | {"train": old["train"] | {"steps": after}}
+  return not (
+    _difference(name, longer, now, (*_FREE, *_SCORING)) or _made_anew(experiment, name, record)
+  )
+
+
+def _scored_otherwise(
+  experiment: PipelineExperiment, workdir: pathlib.Path, name: str, old: Mapping[str, Any]
+) -> str:
+  """What to tell of a finished stage whose config asks for other scores than it has; empty where it does not.
+
+  The folder of a model keeps how it is to be scored, so there it is told once.
+  """
+  now, folder = experiment.stages[name], workdir / name
+  found = _difference(name, old["config"], now, _FREE)
+  if not found or not {"model", "elastic"} <= set(now):
+    return f"; {found}, of which its scores know nothing" if found else ""
+  stored = read_config(folder)
+  wanted = stored | {"evaluation": config_lib.to_dict(_build(name, now).evaluation)}
+  if stored == wanted:
+    return ""
+  if jax.process_index() == 0:
+    write_config(folder, wanted)
+  return f"; {found}: python -m ernie_jax.evaluate --workdir={folder} scores it anew"
 
 
 def _put_aside(workdir: pathlib.Path, name: str, run: int) -> pathlib.Path | None:
@@ -280,11 +369,17 @@ def _put_aside(workdir: pathlib.Path, name: str, run: int) -> pathlib.Path | Non
 
 
 def _write(workdir: pathlib.Path, name: str, entry: dict[str, Any]) -> None:
+  """Puts a stage's entry into the record, which all processes then see."""
+  _put(workdir, name, entry)
+  _together("record")
+
+
+def _put(workdir: pathlib.Path, name: str, entry: dict[str, Any]) -> None:
+  """Puts a stage's entry into the record, by the first process."""
   if jax.process_index() == 0:
     record = read_record(workdir) | {name: entry}
     with written_whole(workdir / RECORD) as part:
       part.write_text(json.dumps(record, indent=2) + "\n")
-  _together("record")
 
 
 def _together(what: str) -> None:
@@ -315,9 +410,3 @@ def _resolved(values: Any, place) -> Any:
   if isinstance(values, list):
     return [_resolved(value, place) for value in values]
   return place(values[1:]) if isinstance(values, str) and values.startswith("@") else values
-
-
-def _without_free(values: Any) -> Any:
-  if isinstance(values, dict):
-    return {key: _without_free(v) for key, v in values.items() if key not in _FREE}
-  return [_without_free(v) for v in values] if isinstance(values, list) else values

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ernie_jax import config as config_lib
@@ -61,6 +61,13 @@ def completed(old: dict[str, Any], kind: type) -> dict[str, Any]:
   known = {field.name for field in dataclasses.fields(kind)}
   values = {key: value for key, value in old.items() if key in known}
   return config_lib.to_dict(config_lib.build(kind, values, path="config"))
+
+
+def without(values: Any, keys: Collection[str]) -> Any:
+  """Plain values without these keys of their dicts, however deep."""
+  if isinstance(values, dict):
+    return {key: without(value, keys) for key, value in values.items() if key not in keys}
+  return [without(value, keys) for value in values] if isinstance(values, list) else values
 
 
 def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:

@@ -16,7 +16,11 @@ _STAGES = {
   ),
   "visual_encoder": ("visual_encoder_run:build_experiment", "visual_encoder_run:run_experiment"),
   "audio_codec": ("audio_codec_run:build_experiment", "audio_codec_run:run_experiment"),
-  "text_tokenizer": ("text_tokenizer_run:build_experiment", "text_tokenizer_run:run_experiment"),
+  "text_tokenizer": (
+    "text_tokenizer_run:build_experiment",
+    "text_tokenizer_run:run_experiment",
+    "text_tokenizer_run:counted",
+  ),
   "pipeline": ("pipeline_run:build_experiment", "pipeline_run:run_experiment"),
 }
 
@@ -28,10 +32,12 @@ class Stage:
   Attributes:
     build: checks a whole config (anything that maps its keys to values) and gives the experiment.
     run: does what is left to do of an experiment in a workdir.
+    counted: what of a whole config, as a plain dict, has a part in what is trained; by default all of it.
   """
 
   build: Callable[[Any], Any]
   run: Callable[..., None]
+  counted: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 def stage_of(values: Mapping[str, Any]) -> Stage:

@@ -4,15 +4,25 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import time
 
 import pytest
 
 from ernie_jax import config as config_lib
+from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.errors import UserError
 from ernie_jax.sharding.mesh import MeshConfig
-from ernie_jax.train import hardware, pipeline_run, stages
-from ernie_jax.train.experiment import default_config
-from ernie_jax.train.model_io import load_model, model_workdir
+from ernie_jax.train import hardware, pipeline_run, stages, text_tokenizer_run
+from ernie_jax.train.experiment import default_config, plain
+from ernie_jax.train.model_io import load_model, model_workdir, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+  """How long a note is."""
+
+  steps: int = 1
+  warmup_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +33,23 @@ class Note:
   text: str = ""
   reads: str = ""
   log_every: int = 1
+  examples: int = 1
+  train: Lines = Lines()
   mesh: MeshConfig = MeshConfig()
+
+
+# Of `pipeline()`, as the first version of this module wrote them.
+IDENTITIES = {
+  "a": "ff56742a9debb0d9",
+  "alone": "3d8da460df35ee5a",
+  "c": "001433b72cb1f3dc",
+  "b": "2ed0821ca08478dc",
+}
 
 
 @pytest.fixture
 def ran(monkeypatch):
-  """Names of the folders that notes were written in; a text of "fails" fails once."""
+  """Names of the folders that notes were written in; a text of "fails" fails once, one of "slow" is slow."""
   done = []
 
   def run(note: Note, workdir: pathlib.Path) -> None:
@@ -37,6 +58,9 @@ def ran(monkeypatch):
     if note.text == "fails" and not (workdir / "tried").exists():
       (workdir / "tried").write_text("")
       raise UserError("no luck")
+    if note.text == "slow":
+      time.sleep(0.5)
+      shutil.copy(workdir.parent / "pipeline.json", workdir / "meanwhile.json")
     before = (pathlib.Path(note.reads) / "note").read_text() if note.reads else ""
     (workdir / "note").write_text(before + note.text)
 
@@ -100,6 +124,85 @@ def test_a_changed_stage_and_what_is_made_from_it_run_again_and_the_old_is_kept(
   said = capsys.readouterr().out
   assert "stage b is stale: config.stages.b.text was 'B', is 'X'" in said
   assert "stage c is stale: it is made from b, which changed" in said
+
+
+def test_how_a_finished_stage_is_scored_may_change(tmp_path, ran, capsys):
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  before = (tmp_path / "pipeline.json").read_text()
+  ran.clear()
+  pipeline_run.run_experiment(pipeline(b={"examples": 7}), tmp_path)
+  assert not ran and (tmp_path / "pipeline.json").read_text() == before
+  said = capsys.readouterr().out
+  assert "config.stages.b.examples was 1, is 7, of which its scores know nothing" in said
+
+
+def test_a_key_that_a_stage_ran_without_is_at_its_default(tmp_path, ran):
+  path = tmp_path / "pipeline.json"
+  everything = {"reads": "", "text": "", "train": {"steps": 1}}
+  pipeline_run.run_experiment(pipeline(alone=everything), tmp_path)
+  ran.clear()
+  pipeline_run.run_experiment(pipeline(), tmp_path)  # a key less
+  pipeline_run.run_experiment(pipeline(alone=everything | {"train": {}}, a={"train": {}}), tmp_path)
+  assert not ran
+  pipeline_run.run_experiment(pipeline(alone={"train": {"warmup_steps": 1}}), tmp_path)
+  assert ran == ["alone"]
+  record = json.loads(path.read_text())
+  record["alone"]["config"]["gone"] = 1  # a key of another version
+  record["alone"]["identity"] = pipeline_run.identity(record, "alone")
+  path.write_text(json.dumps(record))
+  pipeline_run.run_experiment(pipeline(alone={"train": {"warmup_steps": 1}}), tmp_path)
+  assert ran == ["alone"]
+
+
+def test_the_identities_of_records_are_what_they_have_always_been(tmp_path, ran):
+  pipeline_run.run_experiment(pipeline(), tmp_path)
+  record = pipeline_run.read_record(tmp_path)
+  identities = {name: one["identity"] for name, one in record.items()}
+  assert identities == IDENTITIES
+  record["b"]["run"] = 2
+  assert pipeline_run.identity(record, "b") == IDENTITIES["b"]
+  assert pipeline_run.identity(record, "c") != IDENTITIES["c"]
+
+
+def test_a_stage_that_nothing_is_made_from_goes_on_to_more_steps(tmp_path, ran, capsys):
+  of = lambda name, **train: pipeline(**{name: {"train": train}})
+  pipeline_run.run_experiment(of("c", steps=5), tmp_path)
+  ran.clear()
+  pipeline_run.run_experiment(of("c", steps=6), tmp_path)
+  assert ran == ["c"] and "stage c goes on" in capsys.readouterr().out
+  assert not (tmp_path / "stale").exists()
+  assert pipeline_run.read_record(tmp_path)["c"]["run"] == 1
+  pipeline_run.run_experiment(of("c", steps=6), tmp_path)
+  assert ran == ["c"]
+  pipeline_run.run_experiment(of("c", steps=4), tmp_path)
+  assert "stage c is stale: config.stages.c.train.steps was 6, is 4" in capsys.readouterr().out
+  pipeline_run.run_experiment(of("c", steps=8, warmup_steps=1), tmp_path)
+  assert "stage c is stale" in capsys.readouterr().out
+  changed = pipeline(b={"train": {"steps": 9}}, c={"train": {"steps": 8, "warmup_steps": 1}})
+  pipeline_run.run_experiment(changed, tmp_path)  # c is made from b
+  assert sorted(p.name for p in (tmp_path / "stale").iterdir()) == ["b-1", "c-1", "c-2", "c-3"]
+
+
+def test_the_time_of_a_stage_is_noted_while_it_runs(tmp_path, ran, monkeypatch):
+  monkeypatch.setattr(pipeline_run, "_TOLD_EVERY", 0.02)
+  pipeline_run.run_experiment(pipeline(a={"text": "slow"}), tmp_path, only=["a"])
+  meanwhile = json.loads((tmp_path / "a" / "meanwhile.json").read_text())["a"]
+  assert not meanwhile["finished"] and meanwhile["seconds"] > 0.1
+  ended = pipeline_run.read_record(tmp_path)["a"]
+  assert ended["finished"] and ended["seconds"] >= meanwhile["seconds"]
+
+
+def test_a_text_tokenizer_is_another_only_by_its_text():
+  text = text_tokenizer_run.default_config()
+  text.data.media.worlds = (plain(WorldSource()),)
+  old = config_lib.to_dict(text)
+  rows = config_lib.to_dict(text)
+  rows["data"] |= {"rows_per_batch": 3, "row_length": 64, "bpe_dropout": 0.5}
+  rows["data"]["sources"][0]["weight"] = rows["data"]["media"]["worlds"][0]["weight"] = 9.0
+  rows["data"]["media"]["tasks"]["draw"] = 0.0
+  assert not pipeline_run._difference("text", old, rows, ())
+  rows["data"]["media"]["worlds"][0]["seed"] = 1
+  assert pipeline_run._difference("text", old, rows, ()).endswith("[0].seed was 0, is 1")
 
 
 def test_a_forced_stage_makes_what_is_made_from_it_stale(tmp_path, ran):
@@ -170,7 +273,7 @@ def test_a_damaged_record_is_told_in_one_line(tmp_path, ran):
     pipeline_run.run_experiment(pipeline(), tmp_path)
 
 
-def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir):
+def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir, capsys):
   model = default_config()
   model.model.update(vocab_size=384, depth=1, width=16, heads=2, kv_heads=1, head_dim=8)
   model.model.update(experts=2, top_k=1, expert_width=8, shared_width=8)
@@ -202,6 +305,15 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir)
   assert "bits per byte ↓" in page and "How the experts of model are used" in page
   assert json.loads((tmp_path / "run" / "text" / "config.json").read_text())["vocab_size"] == 384
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  capsys.readouterr()
+  model.evaluation.table_rows = 3
+  pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  told = f"is 3: python -m ernie_jax.evaluate --workdir={tmp_path / 'run' / 'model'} scores it anew"
+  assert told in capsys.readouterr().out
+  assert read_config(tmp_path / "run")["evaluation"]["table_rows"] == 3
+  pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  said = capsys.readouterr().out  # once is enough
+  assert "stage model is finished" in said and "anew" not in said
   other = made | {"stages": {"text": text | {"vocab_size": 380}, "model": model}}
   pipeline_run.run_experiment(pipeline_run.build_experiment(other), tmp_path / "run", only=["text"])
   assert (tmp_path / "run" / "stale" / "text-1" / "tokenizer.model").exists()
