@@ -207,7 +207,7 @@ class _Loop:
       profiler.after(step, state)
       done = step + 1
       if self.run.evaluate and config.evaluate_every and done % config.evaluate_every == 0:
-        self._read_pending(self.run.evaluate(state))
+        self._read_pending(lambda state=state: self.run.evaluate(state))
       last = done == config.steps
       stop = stopping.now(ask_others=last or done % config.log_every == 0)
       if last or stop or done % config.checkpoint_every == 0:
@@ -229,8 +229,11 @@ class _Loop:
   def _save(self, step: int, state) -> None:
     self.checkpoints.save(step, state, {"data": self.run.data.get_state()})
 
-  def _read_pending(self, held_out: dict[str, float] | None = None) -> None:
-    """Waits for the last step's report, checks it, logs it (always with held-out metrics, if given)."""
+  def _read_pending(self, evaluate: Callable[[], dict[str, float]] | None = None) -> None:
+    """Waits for the last step's report, checks it, logs it (always with held-out metrics, if asked for).
+
+    What `evaluate` takes is in no step's time.
+    """
     if self.pending is None:
       return
     (step, count, report), self.pending = self.pending, None
@@ -241,20 +244,28 @@ class _Loop:
     flops = tokens * self.run.flops_per_token
     rates = self.progress.update(step + 1, loss=float(report.loss), tokens=tokens, flops=flops)
     done = step + 1
-    if done in (1, self.config.steps) or done % self.config.log_every == 0 or held_out:
+    if done in (1, self.config.steps) or done % self.config.log_every == 0 or evaluate:
+      waited = self.waits.share()
       values = {
         "loss": report.loss,
         **report.metrics,
-        **(held_out or {}),
+        **(self._evaluated(evaluate) if evaluate else {}),
         "grad_norm": report.grad_norm,
         "learning_rate": report.learning_rate,
         "microbatches": count,
         "tokens_per_second": rates.tokens_per_second,
         "flops_per_second": rates.flops_per_second,
         "utilisation": rates.utilisation or 0.0,
-        "data_wait": self.waits.share(),
+        "data_wait": waited,
       }
       self.writer.write(done, values)
+
+  def _evaluated(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The held-out metrics; clocks begin anew after them."""
+    found = evaluate()
+    self.progress.restart()
+    self.waits = _Waits()
+    return found
 
   def _culprits(self, step: int, report: Report) -> str:
     bad = [

@@ -208,6 +208,10 @@ class Progress:
       self._show(step, f"loss {loss:.4f}, {rates}, {left} left", now)
     return rates
 
+  def restart(self) -> None:
+    """Starts the clock anew: what was done since the last report was none of the training."""
+    self._clock = time.perf_counter()
+
   def write(self, text: str) -> None:
     """Prints a line of its own, above the bar if there is one."""
     if not self._shows:

@@ -213,6 +213,19 @@ def test_a_run_that_waits_for_its_data_says_so(tmp_path):
   assert np.median(slow) > 0.5 > np.median(quick)
 
 
+def test_an_evaluation_is_in_no_steps_time(tmp_path):
+  def evaluate(state):
+    time.sleep(1.0)
+    return {"held_out/loss": float(state.step)}
+
+  config = dataclasses.replace(CONFIG, steps=8, evaluate_every=3, checkpoint_every=8)
+  train(config, run_of(tmp_path, evaluate=evaluate))
+  lines = read_metrics(tmp_path)
+  assert [line["held_out/loss"] for line in lines if "held_out/loss" in line] == [3, 6]
+  speeds = [line["tokens_per_second"] for line in lines[1:]]  # the first has compilation in it
+  assert min(speeds) > 3 / 0.9  # a step has three tokens
+
+
 def test_a_run_begins_with_what_it_is_given(tmp_path):
   given = {"weight": np.arange(4, dtype=np.float32)}
 
