@@ -116,7 +116,10 @@ def main(_: list[str]) -> None:
     frames=_FRAMES.value,
     count=_COUNT.value,
     fps=_FPS.value,
+    story=_STORY.value,
   )
+  if _MAX_NEW_TOKENS.value < 1:
+    raise UserError(f"--max_new_tokens must be at least 1, got {_MAX_NEW_TOKENS.value}")
   request.check()
   spoken = speech_command.SpeechRequest(
     speech=_SPEECH.value,
@@ -124,6 +127,8 @@ def main(_: list[str]) -> None:
     voice=_VOICE.value,
     inputs=tuple(_INPUT.value),
   )
+  if _PROMPT_IDS.value is not None and (spoken.wanted or request.draws or request.inputs):
+    raise UserError("--prompt-ids is for text alone; of media and speech, give --prompt=TEXT")
   if spoken.wanted:
     if request.draws:
       raise UserError("give either --speech, or --image or --video, not both")
@@ -177,7 +182,7 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
     batch = prompt_batch([prompt], shapes, data.options(), sound=sound)
     _tell(_choose_member(saved), batch, sampling)
     return
-  if _STORY.value:
+  if request.story:
     _tell_story(saved, request, words or [], sampling, drawing)
     return
   prompt = media_command.drawing_prompt(saved, request, words or [])
@@ -222,8 +227,6 @@ def _tell(saved: SavedModel, batch: MediaRow, sampling: SamplingConfig) -> None:
 
 def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingConfig) -> None:
   """Prints text and writes pictures as they come."""
-  if not request.image or _STORY.value < 0:
-    raise UserError("--story needs --image, and a positive number of pictures")
   prompt = media_command.story_prompt(saved, request, words)
   data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
   length = saved.config["data"]["row_length"]
@@ -235,7 +238,7 @@ def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingCon
     painter,
     painter.load(saved.params, saved.bias, saved.vision.tokenizer),
     prompt,
-    pictures=_STORY.value,
+    pictures=request.story,
     sampling=sampling,
     drawing=drawing,
     max_new_tokens=_MAX_NEW_TOKENS.value,

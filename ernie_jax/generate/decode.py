@@ -196,8 +196,9 @@ class Decoder:
     """`stream` for prompts with pictures, videos and speech, from `prompts.prompt_batch`.
 
     Raises:
-      UserError: more positions than the cache holds.
+      UserError: more positions than the cache holds, or no token to make.
     """
+    _check_count(max_new_tokens)
     used = batch.row.kind.shape[1]
     if used + max_new_tokens > self.cache_length:
       raise UserError(
@@ -233,8 +234,7 @@ class Decoder:
 
   def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """The length to pad the prompts to."""
-    if max_new_tokens < 1:
-      raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    _check_count(max_new_tokens)
     if not prompts or not all(len(p) for p in prompts):
       raise UserError("the prompt is empty")
     for prompt in prompts:
@@ -357,6 +357,11 @@ class Decoder:
 
     made, state, piece = jax.lax.while_loop(more, one, (jnp.int32(0), state, empty))
     return state, piece, made
+
+
+def _check_count(max_new_tokens: int) -> None:
+  if max_new_tokens < 1:
+    raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
 
 
 def _draw(

@@ -4,6 +4,7 @@ Everything that can be refused is refused before anything is compiled, and a fil
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -32,6 +33,7 @@ class MediaRequest:
     frames: F of a drawn video; None for as many as the model was trained on.
     count: pictures or videos to draw.
     fps: frames per second of a written video.
+    story: pictures between text, at most; 0 for no story.
   """
 
   image: str = ""
@@ -40,6 +42,7 @@ class MediaRequest:
   frames: int | None = None
   count: int = 1
   fps: float = 8.0
+  story: int = 0
 
   @property
   def draws(self) -> bool:
@@ -64,8 +67,14 @@ class MediaRequest:
         raise UserError(f"--{flag}: write a {' or '.join(known)} file, not {path}")
       if not pathlib.Path(path).absolute().parent.is_dir():
         raise UserError(f"--{flag}: there is no directory {pathlib.Path(path).parent}")
+    if self.story and (not self.image or self.story < 0):
+      raise UserError("--story needs --image, and a positive number of pictures")
     if self.count < 1:
       raise UserError(f"--count must be at least 1, got {self.count}")
+    if self.frames is not None and self.frames < 1:
+      raise UserError(f"--frames must be at least 1, got {self.frames}")
+    if not 0 < self.fps < math.inf:
+      raise UserError(f"--fps must be a positive number, got {self.fps:g}")
     if self.video and len(self.inputs) > 1:
       raise UserError("--video continues one --input at most")
 
@@ -121,7 +130,7 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
   inputs = _pictures(saved, request)
   if request.image:
     return draw_prompt(words, frames=1, side=side, before=[given_picture(m) for m in inputs])
-  frames = request.frames or data.slots.frames
+  frames = data.slots.frames if request.frames is None else request.frames
   tokenizer = saved.vision.config.tokenizer
   try:
     latent = tokenizer.latent_frames(frames)

@@ -14,6 +14,7 @@ from ernie_jax.backbone.vision_io import bit_logits
 from ernie_jax.data import media_tasks
 from ernie_jax.elastic.family import ElasticConfig, activate, parse_member
 from ernie_jax.elastic.slicing import slice_params
+from ernie_jax.errors import UserError
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
 from ernie_jax.generate.prompts import prompt_batch
@@ -187,6 +188,8 @@ def test_text_after_media_is_what_one_pass_says(params, frozen, frames):
   weights = decoder.load(params, initial_bias(MODEL), frozen)
   batch = prompt_batch(prompts, CONFIG.shapes(), LayoutOptions())
   greedy = SamplingConfig(temperature=0.0)
+  with pytest.raises(UserError, match="max_new_tokens must be at least 1, got 0"):
+    next(decoder.stream_media(weights, batch, sampling=greedy, max_new_tokens=0))
   pieces = list(decoder.stream_media(weights, batch, sampling=greedy, max_new_tokens=6))
   made = np.concatenate([piece.tokens for piece in pieces], axis=1)
 

@@ -96,6 +96,7 @@ def test_the_text_ends_at_a_stop_id(run):
     ("ids", {"prompt_ids": ["5"], "member": "3x9x2"}, "--member: 3x9x2 has 9 experts"),
     ("ids", {"prompt_ids": ["5"], "step": 3}, "--step: no checkpoint of step 3"),
     ("ids", {"prompt_ids": ["5"], "top_p": 2.0}, "--top_p must be above 0"),
+    ("ids", {"prompt_ids": ["5"], "max_new_tokens": -1}, "--max_new_tokens must be at least 1, got -1"),
     ("nowhere", {"prompt_ids": ["5"]}, "--workdir: no trained model in nowhere"),
   ],
 )  # fmt: skip
