@@ -96,11 +96,13 @@ class Sample:
     media: it.
     lines: pairs such as ("said", "fana kosole"); a name may be empty.
     right: how it was judged; None: it was not.
+    sound: what is heard with it; None: nothing.
   """
 
   media: Figure | Film | Sound
   lines: tuple[tuple[str, str], ...] = ()
   right: bool | None = None
+  sound: Sound | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,8 @@ def _sample(sample: Sample) -> str:
   if sample.right is not None:
     kind = "right" if sample.right else "wrong"
     verdict = f'<div class="{kind}">{VERDICTS[sample.right]}</div>'
-  return f"<figure>{_media(sample.media)}<figcaption>{lines}{verdict}</figcaption></figure>"
+  media = _media(sample.media) + ("" if sample.sound is None else _media(sample.sound))
+  return f"<figure>{media}<figcaption>{lines}{verdict}</figcaption></figure>"
 
 
 def _media(media: Figure | Film | Sound) -> str:

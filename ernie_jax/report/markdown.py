@@ -103,7 +103,7 @@ class _Page:
     return "\n".join(map(_row, [[" "] * width, ["---"] * width, *rows]))
 
   def _sample(self, sample: Sample) -> str:
-    lines = [self._media(sample.media)]
+    lines = [self._media(one) for one in (sample.media, sample.sound) if one is not None]
     lines += [escaped(f"{name} {words}" if name else words) for name, words in sample.lines]
     lines += [] if sample.right is None else [VERDICTS[sample.right]]
     return "<br>".join(lines)

@@ -49,7 +49,7 @@ def samples(saved: SavedModel, *, count: int = SAMPLES) -> list[Section]:
   spoken = {}
   if saved.speech is not None and data.speech.worlds:
     spoken = speech_prompts.make_prompts(data.speech, count)
-  looking = [t for t in vision_prompts.TASKS if any(moving == t.moving for _, moving in vision)]
+  looking = [t for t in (*vision_prompts.TASKS, vision_prompts.HEARD) if _asked(t, vision)]
   total = count * (len(looking) + (len(speech_prompts.TASKS) if spoken else 0))
   parts = [_written(saved)]
   with tqdm.tqdm(total=total, desc="samples", unit="sample", leave=False, disable=not total) as bar:
@@ -74,9 +74,7 @@ def _visual(saved, data: DataConfig, prompts, tasks, count: int, bar) -> Iterato
   studio = vision_makers.Studio(saved, data.media, prompts, drawing_of(saved))
   maker, reader = _full(saved, studio), Reader()
   for task in tasks:
-    asked = _mixed(
-      {split: many for (split, moving), many in prompts.items() if moving == task.moving}, count
-    )
+    asked = _mixed(_asked(task, prompts), count)
     outputs = maker.make(task, [prompt for _, prompt in asked], bar.update)
     found = judge(task, outputs, [prompt for _, prompt in asked], reader)
     made = [
@@ -88,19 +86,28 @@ def _visual(saved, data: DataConfig, prompts, tasks, count: int, bar) -> Iterato
     yield tidy(arrowed(task.name), Gallery(tuple(made)))
 
 
+def _asked(task: vision_prompts.Task, prompts: vision_prompts.Prompts) -> dict[str, Sequence[Any]]:
+  """The prompts of each split that has any for a task."""
+  by_split = {split: vision_prompts.asked_of(split, task, prompts) for split, _ in prompts}
+  return {split: many for split, many in by_split.items() if many}
+
+
 def _seen(task, prompt, output: Any, right: bool, split: str) -> Sample:
-  """One drawing under its words, or a picture with what was asked and told of it."""
+  """One drawing under its words, or a picture with what was asked, written or heard, and told of it."""
   if task.draws:
     name = "continues the first frame of" if task.form == "extend" else "asked:"
     alt = f"A {'video' if task.moving else 'picture'} drawn by the model for: {prompt.caption}"
     return Sample(shown(output, alt), ((name, prompt.caption), ("", f"({split})")), right)
   alt = f"A {'video' if task.moving else 'picture'} shown to the model: {prompt.caption}"
   lines = [("told:", _printable(output)), ("", f"({split})")]
-  if task.form == "answer":
+  sound = None
+  if task.answers:
     question = prompt.question
     lines = [("asked:", question.question), ("answered:", _printable(output)), *lines[1:]]
     lines.insert(2, ("true answer:", question.answer))
-  return Sample(shown(prompt.media, alt), tuple(lines), right)
+  if task == vision_prompts.HEARD:
+    sound = heard(to_float(prompt.waveform), f"A question played to the model: {question.question}")
+  return Sample(shown(prompt.media, alt), tuple(lines), right, sound)
 
 
 def _spoken(saved, data: DataConfig, prompts, count: int, bar) -> Iterator[Section | None]:

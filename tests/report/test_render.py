@@ -33,6 +33,7 @@ def document() -> Document:
     Sample(picture, (("asked:", NASTY),), True),
     Sample(film, (("", "second\nline"),), False),
     Sample(sound),
+    Sample(picture, sound=heard(np.ones(800, np.float32), "a question")),
   )
   table = Table(("what", "score"), ((NASTY, "0.123"), ("b", "4,567")), note="a < b")
   inner = Section("Part", (Code("```\n<code>"), picture, film, sound), folded=True)
@@ -55,7 +56,7 @@ def test_html_is_whole_and_escaped(document):
 def test_markdown_says_the_same_and_its_files_are_there(document):
   made = render_markdown(document, folder="files")
   links = re.findall(r"(?<!\\)\]\(([^)]*)\)", made.text)
-  assert links == list(made.files) and len(links) == 6
+  assert links == list(made.files) and len(links) == 8
   assert all(re.fullmatch(r"files/00\d-part\.(png|gif|wav)", link) for link in links)
   assert "<script" not in made.text and "](http" not in made.text.replace("\\](http", "")
   for words in ("0.123", "4,567", "a &lt; b", "✓ right", "✗ wrong", "python -m x --y='<z>'"):
@@ -64,7 +65,7 @@ def test_markdown_says_the_same_and_its_files_are_there(document):
   widths = {
     line.replace("\\|", "").count("|") for line in made.text.splitlines() if line[:1] == "|"
   }
-  assert widths == {3, 4}  # the table's and the gallery's
+  assert widths == {3, 5}  # the table's and the gallery's
 
 
 def test_media_are_whole_files():

@@ -15,10 +15,11 @@ from ernie_jax.data.speech_rows import SpeechDataConfig
 from ernie_jax.data.world.scene import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.data.world.speech_set import SpeechSource
+from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.evaluate import speech_prompts, vision_prompts
 from ernie_jax.evaluate.vision_makers import Truth
-from ernie_jax.evaluate.vision_prompts import make_prompts
+from ernie_jax.evaluate.vision_prompts import HEARD, make_prompts
 from ernie_jax.media import MediaConfig, Vision
 from ernie_jax.report import samples as samples_lib
 from ernie_jax.report.document import Figure, Film, Sound
@@ -32,6 +33,7 @@ from ernie_jax.vision.understand import UnderstandConfig
 
 PICTURES = WorldSource(scene=SceneConfig(max_objects=2))
 VIDEOS = WorldSource(scene=SceneConfig(max_objects=2, frames=9))
+SPOKEN = SpokenSource(scenes=PICTURES, recorded=4)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ class SpokenTruth:
 
 def test_the_truth_in_the_place_of_a_model_is_right(saved, monkeypatch, tmp_path):
   data = {
-    "media": config_lib.to_dict(MediaDataConfig(worlds=(PICTURES, VIDEOS))),
+    "media": config_lib.to_dict(MediaDataConfig(worlds=(PICTURES, VIDEOS), spoken=(SPOKEN,))),
     "speech": config_lib.to_dict(SpeechDataConfig(worlds=(SpeechSource(),))),
     "sources": (),
     "data_dir": str(tmp_path),
@@ -104,8 +106,8 @@ def test_the_truth_in_the_place_of_a_model_is_right(saved, monkeypatch, tmp_path
     monkeypatch.setattr(room, "Studio", lambda *_, maker=maker: maker)
   monkeypatch.setattr(samples_lib, "_full", lambda saved, studio: studio)
   sections = samples_lib.samples(everything, count=3)
-  names = [arrowed(task.name) for task in (*vision_prompts.TASKS, *speech_prompts.TASKS)]
-  assert [one.title for one in sections] == names
+  tasks = (*vision_prompts.TASKS, HEARD, *speech_prompts.TASKS)
+  assert [one.title for one in sections] == [arrowed(task.name) for task in tasks]
   for section in sections:
     (gallery,) = section.blocks
     assert len(gallery.samples) == 3
@@ -114,5 +116,12 @@ def test_the_truth_in_the_place_of_a_model_is_right(saved, monkeypatch, tmp_path
       assert sample.right is (None if said else True)
       kind = Sound if "speech" in section.title else Film if "video" in section.title else Figure
       assert isinstance(sample.media, kind)
+      assert (sample.sound is not None) == (section.title == HEARD.name)
+    pictures = {sample.media for sample in gallery.samples}
+    about = {line for sample in gallery.samples for line in sample.lines if not line[0]}
+    if section.title == HEARD.name:  # a picture in two voices, of which one is new
+      assert about == {("", f"({words})") for words in vision_prompts.SPLITS.values()}
+    elif "speech" not in section.title:
+      assert len(pictures) == 3 and ("", "(unseen voices)") not in about
   splits = {line for one in sections[-1].blocks[0].samples for line in one.lines if not line[0]}
   assert splits == {("", f"({words})") for words in speech_prompts.SPLITS.values()}
