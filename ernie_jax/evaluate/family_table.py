@@ -10,7 +10,7 @@ from typing import Any
 import tqdm
 
 from ernie_jax import config as config_lib
-from ernie_jax.backbone.parameters import model_cost
+from ernie_jax.backbone.parameters import Cost, model_cost
 from ernie_jax.data.held_out import HeldOut
 from ernie_jax.data.pipeline import DataConfig, held_out_sets
 from ernie_jax.elastic.family import Member, activate, full_member, members_of
@@ -34,7 +34,7 @@ class MemberScore:
     params_total, params_active: as `backbone.parameters.Cost` counts them.
     loss: held-out nats per token.
     bits_per_byte: the same in bits per UTF-8 byte of the text.
-    decode_tokens_per_s: greedy decoding of one row by the sliced member.
+    decode_tokens_per_s: greedy decoding of one row by the sliced member; None where it was not timed.
   """
 
   name: str
@@ -42,7 +42,7 @@ class MemberScore:
   params_active: int
   loss: float
   bits_per_byte: float
-  decode_tokens_per_s: float
+  decode_tokens_per_s: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class FamilyReport:
     for m in self.members:
       change = "" if m is self.members[0] else f"{100 * (m.loss / full - 1):+.1f} %"
       sizes = (f"{m.params_total:,}", f"{m.params_active:,}")
-      speed = f"{m.decode_tokens_per_s:,.0f}"
+      speed = "" if m.decode_tokens_per_s is None else f"{m.decode_tokens_per_s:,.0f}"
       lines.append((m.name, *sizes, f"{m.loss:.4f}", change, f"{m.bits_per_byte:.4f}", speed))
     for name, bits in (
       ("bigram", self.baselines.bigram_bits_per_byte),
@@ -109,7 +109,8 @@ def evaluate_family(
 
   Args:
     saved: the model, with its tokenizer and the config of its data.
-    members: which ones; None is those that its config names. The full model is always among them.
+    members: which ones; None is those that its config names, of which the full model and the one with the fewest
+      active parameters alone are timed, since each has programs of its own. The full model is always among them.
     max_rows: at most so many rows of each source's held-out text.
     bigram_chars: training text that the bigram model counts.
 
@@ -118,13 +119,16 @@ def evaluate_family(
   """
   data = data_config(saved)
   held_out = held_out_sets(data, saved.tokenizer, max_rows=max_rows)
-  if members is None:
-    members = members_of(saved.elastic, saved.model)
-  members = tuple(dict.fromkeys([full_member(saved.model), *members]))
+  full = full_member(saved.model)
+  chosen = members_of(saved.elastic, saved.model) if members is None else members
+  chosen = tuple(dict.fromkeys([full, *chosen]))
+  active = lambda m: _cost(saved, m, data.row_length).params_active
+  timed = {full, min(chosen, key=active)} if members is None else set(chosen)
   params, bias = on_device((saved.params, saved.bias))
-  progress = tqdm.tqdm(members, desc="evaluating", unit="member", leave=False)
+  progress = tqdm.tqdm(chosen, desc="evaluating", unit="member", leave=False)
   scores = tuple(
-    _score_member(saved, params, bias, held_out, m, length=data.row_length) for m in progress
+    _score_member(saved, params, bias, held_out, m, length=data.row_length, timed=m in timed)
+    for m in progress
   )
   bigram = score_bigram(train_bigram(data, saved.tokenizer, max_chars=bigram_chars), held_out)
   text = "".join(h.text for h in held_out).encode()
@@ -155,23 +159,37 @@ def data_config(saved: SavedModel) -> DataConfig:
   return config_lib.build(DataConfig, saved.config["data"], path="config.data")
 
 
+def _cost(saved: SavedModel, member: Member, length: int) -> Cost:
+  """What a member costs at rows of `length`."""
+  return model_cost(member_config(member, elastic=saved.elastic, model=saved.model), length)
+
+
 def _score_member(
-  saved: SavedModel, params, bias, held_out: Sequence[HeldOut], member: Member, *, length: int
+  saved: SavedModel,
+  params,
+  bias,
+  held_out: Sequence[HeldOut],
+  member: Member,
+  *,
+  length: int,
+  timed: bool,
 ) -> MemberScore:
   kinds = {"elastic": saved.elastic, "model": saved.model}
   active = activate(member, saved.usage, **kinds)
   result = score(params, bias, held_out, model=saved.model, active=active)
-  cost = model_cost(member_config(member, **kinds), length)
-  sliced = slice_params(saved.params, saved.bias, saved.usage, member, **kinds)
-  first = held_out[0].rows
-  prompt = first.token[0][first.kind[0] == Kind.TEXT][:PROMPT]
+  cost, speed = _cost(saved, member, length), None
+  if timed:
+    sliced = slice_params(saved.params, saved.bias, saved.usage, member, **kinds)
+    first = held_out[0].rows
+    prompt = first.token[0][first.kind[0] == Kind.TEXT][:PROMPT]
+    speed = decode_tokens_per_s(sliced, prompt.tolist())
   return MemberScore(
     name=member.name,
     params_total=cost.params_total,
     params_active=cost.params_active,
     loss=result.loss,
     bits_per_byte=result.bits_per_byte,
-    decode_tokens_per_s=decode_tokens_per_s(sliced, prompt.tolist()),
+    decode_tokens_per_s=speed,
   )
 
 

@@ -71,7 +71,8 @@ def test_report_writes_the_json_and_the_picture_and_prints_the_table(
     )
     cost = model_cost(shape, 64)
     assert (m["params_total"], m["params_active"]) == (cost.params_total, cost.params_active)
-    assert m["decode_tokens_per_s"] == 1000 * shape.depth + 16
+    timed = m["name"] != "2x2x1"  # neither the full model nor the smallest
+    assert m["decode_tokens_per_s"] == (1000 * shape.depth + 16 if timed else None)
   rows = saved.config["evaluation"]["table_rows"]
   assert rows < held_out[0].rows.kind.shape[0]
   some = held_out_sets(data, saved.tokenizer, max_rows=rows)
