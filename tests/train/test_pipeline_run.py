@@ -314,6 +314,10 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir,
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
   said = capsys.readouterr().out  # once is enough
   assert "stage model is finished" in said and "anew" not in said
+  model.train.steps = 3
+  pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
+  assert "stage model goes on" in capsys.readouterr().out
+  assert load_model(tmp_path / "run").step == 3 and not (tmp_path / "run" / "stale").exists()
   other = made | {"stages": {"text": text | {"vocab_size": 380}, "model": model}}
   pipeline_run.run_experiment(pipeline_run.build_experiment(other), tmp_path / "run", only=["text"])
   assert (tmp_path / "run" / "stale" / "text-1" / "tokenizer.model").exists()
