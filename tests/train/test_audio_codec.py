@@ -15,6 +15,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import ernie_jax
+from ernie_jax import config as config_lib
 from ernie_jax.audio.codec import CodecConfig, EncoderConfig, initial_params
 from ernie_jax.audio.decoders import DecoderConfig
 from ernie_jax.audio.discriminator import DiscriminatorConfig
@@ -34,6 +35,7 @@ from ernie_jax.train import audio_codec_run, codec_io, stages
 from ernie_jax.train.audio_codec import CodecLossConfig, CodecTask
 from ernie_jax.train.audio_codec_run import TeacherConfig
 from ernie_jax.train.encoder_io import SavedEncoder, save_encoder
+from ernie_jax.train.model_io import write_config
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
 from ernie_jax.train.schedule import ScheduleConfig, make_schedule
 from ernie_jax.train.state import create
@@ -192,6 +194,19 @@ def tiny_experiment(folder: str):
   config.train.update(steps=2, log_every=1, evaluate_every=2, checkpoint_every=2)
   config.update(examples=2, metric_examples=2, oracle_dir=f"{folder}/oracles")
   return audio_codec_run.build_experiment(config)
+
+
+def test_a_codec_that_goes_on_has_a_start_where_it_had_one(tmp_path):
+  e = tiny_experiment(str(tmp_path))
+  started = dataclasses.replace(e, start="runs/codec")
+  values = config_lib.to_dict(started)
+  del values["loss"]["semantic"], values["teacher"]["seconds"]  # written before these keys were
+  write_config(tmp_path, values)
+  same = dataclasses.replace(started.loss, semantic=CodecLossConfig().semantic)
+  moved = dataclasses.replace(started, start="moved/codec", loss=same)
+  audio_codec_run._check_same(moved, tmp_path)
+  with pytest.raises(UserError, match=r"config\.start was 'runs/codec', is ''"):
+    audio_codec_run._check_same(dataclasses.replace(moved, start=""), tmp_path)
 
 
 def test_an_experiment_runs_resumes_and_is_read_back(tmp_path, capsys):
