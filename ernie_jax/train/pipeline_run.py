@@ -297,7 +297,7 @@ def _made_anew(
   """Says that what a stage is made from is no longer what it was made from; empty where it is."""
   others = experiment.made_from(name)
   changed = any(other not in record or _change(experiment, other, record) for other in others)
-  if changed or record[name]["identity"] != identity(record, name):
+  if changed or (others and record[name]["identity"] != identity(record, name)):
     return f"it is made from {' and '.join(others)}, which changed"
   return ""
 
