@@ -68,6 +68,7 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   config.data.seed = 1
   config.data.row_length *= 2
   config.data.rows_per_batch //= 2
+  config.mesh.cpu_split //= 2
   slots = config.data.media.slots
   for kind in ("drawn_images", "drawn_videos", "seen_images", "seen_videos"):
     slots[kind] *= 2

@@ -44,6 +44,8 @@ class MeshConfig:
     capacity_factor: buffer of the all_to_all transport, in units of a balanced router's need. It
       trades memory for the chance that a layer takes the slower ring; it never drops a token.
     simulated_devices: if positive, split the CPU into this many devices (`simulate_devices`).
+    cpu_split: where a run is on a CPU, into how many devices it is split at most, each with a core and a part of the
+      batch (`split_cpu`); rows of a batch must be a multiple of it. The step of a small model leaves all cores but one idle.
     quick_compile: compile with little optimisation (`compile_quickly`), for a run of few steps.
   """
 
@@ -56,6 +58,7 @@ class MeshConfig:
   transport: Transport = "all_to_all"
   capacity_factor: float = 1.5
   simulated_devices: int = 0
+  cpu_split: int = 0
   quick_compile: bool = False
 
   def __post_init__(self) -> None:
@@ -69,8 +72,9 @@ class MeshConfig:
       raise ValueError(f"stage must be 1 (layers are not pipelined), got {self.stage}")
     if self.capacity_factor <= 0:
       raise ValueError(f"capacity_factor must be positive, got {self.capacity_factor}")
-    if self.simulated_devices < 0:
-      raise ValueError(f"simulated_devices must not be negative, got {self.simulated_devices}")
+    for name in ("simulated_devices", "cpu_split"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 # Part of JAX's compilation key, so that another transport is another program (an ordinary global
@@ -98,6 +102,27 @@ def simulate_devices(count: int) -> None:
       f"config.mesh.simulated_devices={count} cannot be had: JAX runs on {found} "
       f"{jax.default_backend()} device(s); set JAX_PLATFORMS=cpu and start afresh"
     )
+
+
+def split_cpu(most: int) -> None:
+  """Splits the CPU into as many devices as this process has cores, a power of two, at most `most`.
+
+  A process whose devices are others (a GPU) is not changed by it, nor is one that has used a device already. A stage
+  that asks for fewer (`MeshConfig.cpu_split`) takes the first ones.
+  """
+  count = 1 << max(0, min(most, _cores()).bit_length() - 1)
+  if count > 1:
+    with contextlib.suppress(RuntimeError):
+      jax.config.update("jax_num_cpu_devices", count)
+      _split.append(count)
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_split: list[int] = []  # how the CPU was split by `split_cpu`
 
 
 # A training step compiles in a third of the time with XLA's older emitters of fusions, and a fifth sooner still
@@ -149,7 +174,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
   Raises:
     UserError: the mesh does not divide the devices, or leaves a process without any.
   """
-  devices = list(jax.devices() if devices is None else devices)
+  devices = _own_devices(config) if devices is None else list(devices)
   sizes = axis_sizes(config, len(devices))
   used = math.prod(sizes.values())
   if used < len(devices) and len({d.process_index for d in devices}) > 1:
@@ -173,6 +198,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
   within = [sizes[a] // across[a] for a in AXES]
   grid = mesh_utils.create_hybrid_device_mesh(within, list(across.values()), devices=devices)
   return Mesh(np.asarray(grid), AXES, axis_types=kinds)
+
+
+def _own_devices(config: MeshConfig) -> list[jax.Device]:
+  """All devices; of a CPU that was split for some stage of a run, as many as this one wants."""
+  devices = jax.devices()
+  shared = _split and not config.simulated_devices and devices[0].platform == "cpu"
+  return devices[: max(1, config.cpu_split)] if shared else devices
 
 
 def active_config() -> MeshConfig:

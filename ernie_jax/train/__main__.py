@@ -46,7 +46,10 @@ def main(argv) -> int:
   experiment = stage.build(values)
   if experiment.mesh.quick_compile:
     mesh.compile_quickly()
-  mesh.simulate_devices(experiment.mesh.simulated_devices)
+  if experiment.mesh.simulated_devices:
+    mesh.simulate_devices(experiment.mesh.simulated_devices)
+  else:
+    mesh.split_cpu(experiment.mesh.cpu_split)
   distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   chosen = {name: flag.value for name, flag in (("only", ONLY), ("force", FORCE)) if flag.value}
   if chosen and values.get("stage") != "pipeline":

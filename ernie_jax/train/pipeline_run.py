@@ -63,10 +63,16 @@ class PipelineExperiment:
 
   @property
   def mesh(self) -> MeshConfig:
-    """What a process settles once: the most devices that a stage simulates; to compile quickly if all stages do."""
+    """What a process settles once: into how many devices a CPU is split, the most that a stage asks for; to compile quickly
+    if all stages do.
+    """
     meshes = [_build(name, values).mesh for name, values in self.stages.items()]
     most = max(meshes, key=lambda mesh: mesh.simulated_devices)
-    return dataclasses.replace(most, quick_compile=all(mesh.quick_compile for mesh in meshes))
+    return dataclasses.replace(
+      most,
+      cpu_split=max(mesh.cpu_split for mesh in meshes),
+      quick_compile=all(mesh.quick_compile for mesh in meshes),
+    )
 
   def made_from(self, name: str) -> tuple[str, ...]:
     """The stages that a stage refers to."""

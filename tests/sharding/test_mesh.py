@@ -1,6 +1,8 @@
 """A mesh uses every device, or says in one line which key to change."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,19 @@ def test_axes_that_spell_out_a_smaller_mesh_get_the_first_devices():
   assert list(mesh.devices.flat) == jax.devices()[:2]
 
 
+def test_a_cpu_is_split_among_the_cores_of_the_process_and_each_stage_takes_what_it_asks_for():
+  code = """
+import jax
+from ernie_jax.sharding import mesh
+mesh._cores = lambda: 3
+mesh.split_cpu(8)
+config = mesh.MeshConfig
+print(len(jax.devices()), *(mesh.make_mesh(config(cpu_split=n)).size for n in (0, 1, 2, 4)))
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout.split() == ["2", "1", "1", "2", "2"]
+
+
 @pytest.mark.parametrize(
   ("config", "message"),
   [
@@ -50,6 +65,7 @@ def test_a_mesh_that_does_not_divide_the_devices_names_the_key(config, message):
   ("values", "message"),
   [
     ({"tensor": 0}, "tensor must be positive"),
+    ({"cpu_split": -1}, "cpu_split must not be negative"),
     ({"fsdp": -1}, "only one axis may be -1"),
     ({"stage": 2}, "stage must be 1"),
     ({"capacity_factor": 0.0}, "capacity_factor must be positive"),
