@@ -138,11 +138,6 @@ def matrix_axes(name: str, leaf: Any) -> MuonDimensionNumbers | None:
   return None
 
 
-def muon_owned(params: Any) -> dict[str, bool]:
-  """For every parameter, by its path joined by `/`, whether Muon would own it."""
-  return {name: matrix_axes(name, leaf) is not None for name, leaf in _named(params)}
-
-
 def decay_mask(config: OptimizerConfig, params: Any) -> Any:
   """Which parameters weight decay applies to, as a tree of bools: decided by name, see above."""
 

@@ -15,7 +15,7 @@ from ernie_jax.train.optimizer import (
   decay_mask,
   freeze_inactive,
   make_optimizer,
-  muon_owned,
+  matrix_axes,
 )
 
 RATE = 0.1
@@ -24,6 +24,11 @@ RATE = 0.1
 def flat(tree):
   pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in pairs}
+
+
+def muon_owned(params):
+  """For every parameter, by its path, whether Muon owns it."""
+  return {name: matrix_axes(name, leaf) is not None for name, leaf in flat(params).items()}
 
 
 @pytest.fixture(scope="module")
