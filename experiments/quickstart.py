@@ -36,6 +36,7 @@ def get_config(arg: str = ""):
   text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
   frames = config_of(__file__, "visual_tokenizer", f"video,{arg}")
   frames.start = "@pictures"
+  frames.mesh.cpu_split = 0 if arg == "tiny" else 4  # more than 1.4 times as fast on 2 cores
   stages = {
     "text": text,
     "pictures": config_of(__file__, "visual_tokenizer", arg),
