@@ -10,6 +10,8 @@ configured weights say how much a modality counts and nothing else, and the grad
 loss: a modality that has become easy is not forgotten.
 """
 
+from collections.abc import Iterable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,13 @@ def observed(losses: dict[str, Float[Array, ""]], counts: dict[str, Float[Array,
   present = {name: (count > 0).astype(jnp.float32) for name, count in counts.items()}
   loss = {name: jnp.where(present[name] > 0, value, 0.0) for name, value in losses.items()}
   return Observed(loss=jax.lax.stop_gradient(loss), present=present)
+
+
+def present_metrics(names: Iterable[str], seen: Observed) -> dict[str, Float[Array, ""]]:
+  """For each metric that has a modality in its name, such as `loss/bits`, whether that was there."""
+  return {
+    name: here for name in names for kind, here in seen.present.items() if kind in name.split("/")
+  }
 
 
 def updated(means: RunningMeans, seen: Observed, *, decay: float) -> RunningMeans:

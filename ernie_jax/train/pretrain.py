@@ -246,12 +246,7 @@ class Pretrain:
     if active is not None and self.elastic.granularity == "step":
       experts = active.experts & active.layers[:, None]
       seen |= {"layers": active.layers.astype(jnp.int32), "experts": experts.astype(jnp.int32)}
-    present = {
-      name: here
-      for name in metrics
-      for kind, here in seen["losses"].present.items()
-      if kind in name.split("/")
-    }
+    present = balance.present_metrics(metrics, seen["losses"])
     return Loss(loss=total, metrics=metrics, counts=seen, present=present)
 
   def ran(self, counts: Any) -> dict[str, Array] | None:

@@ -298,6 +298,8 @@ def test_where_the_start_of_a_run_lies_may_change(tmp_path):
   e = dataclasses.replace(tiny_experiment(str(tmp_path / "data")), start="runs/pictures")
   write_config(tmp_path, config_lib.to_dict(e))
   visual_tokenizer_run._check_same(dataclasses.replace(e, start="moved/pictures"), tmp_path)
+  with pytest.raises(UserError, match=r"config\.start was 'runs/pictures', is ''"):
+    visual_tokenizer_run._check_same(dataclasses.replace(e, start=""), tmp_path)
 
 
 def test_a_workdir_without_a_tokenizer_is_told_in_one_line(tmp_path):
