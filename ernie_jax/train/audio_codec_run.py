@@ -37,14 +37,13 @@ from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
-from ernie_jax.train.stage_io import check_same, completed
+from ernie_jax.train.stage_io import check_same_tokenizer
 from ernie_jax.whole_file import written_whole
 
 STAGE = "audio_codec"
 REPORT, SHEET = "report.json", "report.png"  # the first is written last: where it is, all is done
 SPLITS = ("validation", "unseen_speakers")  # that the report scores; the second only of worlds
 
-_FREE = ("data_dir", "cache_mb")  # what a run may change when it goes on
 _PER_CODE = 12  # latents for each code that k-means starts from
 
 
@@ -137,7 +136,7 @@ def run_experiment(experiment: CodecExperiment, workdir: pathlib.Path) -> None:
     finished = max(checkpoint.steps(workdir / "checkpoints"), default=0)
     mesh = make_mesh(experiment.mesh)
     if finished:
-      _check_same(experiment, workdir)
+      check_same_tokenizer(workdir, read_codec_config(workdir), experiment, model="codec")
     part = distributed.host_slice(mesh)
     data = _batches(experiment, part.index, part.count)
     if jax.process_index() == 0:
@@ -303,15 +302,3 @@ def describe(experiment: CodecExperiment, mesh: jax.sharding.Mesh, finished: int
     f"devices     {mesh.size} x {jax.devices()[0].device_kind}",
   ]
   return "\n".join(lines)
-
-
-def _check_same(experiment: CodecExperiment, workdir: pathlib.Path) -> None:
-  """A checkpoint must be of this codec, objective, data and seed; how long may change.
-
-  Where the codec that it started from lies may change too, but not whether there was one.
-  """
-  old = completed(read_codec_config(workdir), CodecExperiment)
-  sections = ("codec", "data", "loss", "discriminator", "teacher", "seed")
-  if bool(old["start"]) != bool(experiment.start):
-    sections += ("start",)
-  check_same(workdir, old, config_lib.to_dict(experiment), sections, {"data": _FREE})

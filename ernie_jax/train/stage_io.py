@@ -106,3 +106,21 @@ def check_same(
         f"--workdir: {workdir} holds a checkpoint of another config: {found}; use another workdir or"
         " the old value"
       )
+
+
+def check_same_tokenizer(
+  workdir: str | pathlib.Path, old: dict[str, Any], experiment: Any, *, model: str
+) -> None:
+  """A checkpoint must be of this tokenizer or codec (the section `model`), objective, data and seed.
+
+  How long it trains may change, and where that which it started from lies, but not whether there was one.
+
+  Raises:
+    UserError: naming the first key that differs.
+  """
+  old = completed(old, type(experiment))
+  sections = (model, "data", "loss", "discriminator", "teacher", "seed")
+  if bool(old["start"]) != bool(experiment.start):
+    sections += ("start",)
+  free = {"data": ("data_dir", "cache_mb")}
+  check_same(workdir, old, config_lib.to_dict(experiment), sections, free)

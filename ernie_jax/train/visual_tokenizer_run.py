@@ -34,7 +34,7 @@ from ernie_jax.train.experiment import plain
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.run import writing
 from ernie_jax.train.schedule import ScheduleConfig
-from ernie_jax.train.stage_io import check_same, completed
+from ernie_jax.train.stage_io import check_same_tokenizer
 from ernie_jax.train.tokenizer_io import load_tokenizer, read_tokenizer_config
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
 from ernie_jax.vision.discriminator import DiscriminatorConfig
@@ -45,8 +45,6 @@ from ernie_jax.whole_file import written_whole
 STAGE = "visual_tokenizer"
 REPORT, SHEET = "report.json", "report.png"  # the first is written last: where it is, all is done
 TEACHER = "teacher.safetensors"
-
-_FREE = ("data_dir", "cache_mb")  # what a run may change when it goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +137,7 @@ def run_experiment(experiment: TokenizerExperiment, workdir: pathlib.Path) -> No
     finished = max(checkpoint.steps(workdir / "checkpoints"), default=0)
     mesh = make_mesh(experiment.mesh)
     if finished:
-      _check_same(experiment, workdir)
+      check_same_tokenizer(workdir, read_tokenizer_config(workdir), experiment, model="tokenizer")
     part = distributed.host_slice(mesh)
     data = _batches(experiment, part.index, part.count)
     held_out = Held(experiment, experiment.metric_examples)
@@ -324,15 +322,3 @@ def _start(experiment: TokenizerExperiment) -> Any:
       f"config.start: the tokenizer of {experiment.start} is of another shape than config.tokenizer"
     )
   return saved.params if saved.config == config else inflate(saved.params, config)
-
-
-def _check_same(experiment: TokenizerExperiment, workdir: pathlib.Path) -> None:
-  """A checkpoint must be of this tokenizer, objective, data and seed; how long may change.
-
-  Where the tokenizer that it started from lies may change too, but not whether there was one.
-  """
-  old = completed(read_tokenizer_config(workdir), TokenizerExperiment)
-  sections = ("tokenizer", "data", "loss", "discriminator", "teacher", "seed")
-  if bool(old["start"]) != bool(experiment.start):
-    sections += ("start",)
-  check_same(workdir, old, config_lib.to_dict(experiment), sections, {"data": _FREE})

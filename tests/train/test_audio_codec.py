@@ -38,6 +38,7 @@ from ernie_jax.train.encoder_io import SavedEncoder, save_encoder
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
 from ernie_jax.train.schedule import ScheduleConfig, make_schedule
+from ernie_jax.train.stage_io import check_same_tokenizer
 from ernie_jax.train.state import create
 from ernie_jax.train.step import make_step
 
@@ -46,6 +47,13 @@ CODE = RvqConfig(levels=2, codes=4, width=6, semantic_width=4, revive_every=1)
 CODEC = CodecConfig(CODE, EncoderConfig(**SMALL), DecoderConfig(kind="istft", **SMALL))
 SPECTRA = SpectraConfig(windows=(256,), bands=(16,))
 EVERYTHING = CodecLossConfig(spectra=SPECTRA, level_drop=0.5, adversarial=0.1, feature=0.1)
+
+
+def check_codec(experiment, workdir):
+  """Whether a run may go on in a workdir."""
+  check_same_tokenizer(
+    workdir, audio_codec_run.read_codec_config(workdir), experiment, model="codec"
+  )
 
 
 def batch(rows=2, frames=3):
@@ -204,9 +212,9 @@ def test_a_codec_that_goes_on_has_a_start_where_it_had_one(tmp_path):
   write_config(tmp_path, values)
   same = dataclasses.replace(started.loss, semantic=CodecLossConfig().semantic)
   moved = dataclasses.replace(started, start="moved/codec", loss=same)
-  audio_codec_run._check_same(moved, tmp_path)
+  check_codec(moved, tmp_path)
   with pytest.raises(UserError, match=r"config\.start was 'runs/codec', is ''"):
-    audio_codec_run._check_same(dataclasses.replace(moved, start=""), tmp_path)
+    check_codec(dataclasses.replace(moved, start=""), tmp_path)
 
 
 def test_an_experiment_runs_resumes_and_is_read_back(tmp_path, capsys):

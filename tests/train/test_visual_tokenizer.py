@@ -21,6 +21,7 @@ from ernie_jax.train import stages, tokenizer_io, visual_tokenizer_run
 from ernie_jax.train.model_io import write_config
 from ernie_jax.train.optimizer import OptimizerConfig, make_optimizer
 from ernie_jax.train.schedule import ScheduleConfig, make_schedule
+from ernie_jax.train.stage_io import check_same_tokenizer
 from ernie_jax.train.state import create
 from ernie_jax.train.step import make_step
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
@@ -48,6 +49,13 @@ SMALL = DiscriminatorConfig(widths=(4, 8))
 
 
 @functools.cache
+def check_tokenizer(experiment, workdir):
+  """Whether a run may go on in a workdir."""
+  check_same_tokenizer(
+    workdir, visual_tokenizer_run.read_tokenizer_config(workdir), experiment, model="tokenizer"
+  )
+
+
 def teacher() -> ClassifierTeacher:
   model = Classifier((2,))
   init = jax.jit(lambda key: nn.unbox(model.init(key, jnp.zeros((1, 16, 16, 3)))["params"]))
@@ -287,19 +295,19 @@ def test_a_run_that_goes_on_keeps_what_it_was_trained_with(tmp_path, section, ke
   values = config_lib.to_dict(e)
   del values["loss"]["detail"]  # as an earlier version wrote it; its default is what it had
   write_config(tmp_path, values)
-  visual_tokenizer_run._check_same(e, tmp_path)
+  check_tokenizer(e, tmp_path)
   changed = dataclasses.replace(getattr(e, section), **{key: value}) if key else value
   where = r"\.".join(filter(None, ("config", section, key)))
   with pytest.raises(UserError, match=rf"{where} was .*, is "):
-    visual_tokenizer_run._check_same(dataclasses.replace(e, **{section: changed}), tmp_path)
+    check_tokenizer(dataclasses.replace(e, **{section: changed}), tmp_path)
 
 
 def test_where_the_start_of_a_run_lies_may_change(tmp_path):
   e = dataclasses.replace(tiny_experiment(str(tmp_path / "data")), start="runs/pictures")
   write_config(tmp_path, config_lib.to_dict(e))
-  visual_tokenizer_run._check_same(dataclasses.replace(e, start="moved/pictures"), tmp_path)
+  check_tokenizer(dataclasses.replace(e, start="moved/pictures"), tmp_path)
   with pytest.raises(UserError, match=r"config\.start was 'runs/pictures', is ''"):
-    visual_tokenizer_run._check_same(dataclasses.replace(e, start=""), tmp_path)
+    check_tokenizer(dataclasses.replace(e, start=""), tmp_path)
 
 
 def test_a_workdir_without_a_tokenizer_is_told_in_one_line(tmp_path):
