@@ -22,7 +22,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from optax.contrib import MuonDimensionNumbers
+
+from ernie_jax.train.muon import scale_by_muon
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -77,11 +79,7 @@ def make_optimizer(
   adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
   if config.name == "muon":
     axes = lambda updates: _by_name(matrix_axes, updates)
-    muon = scale_by_muon(
-      ns_steps=config.muon_iterations,
-      beta=config.muon_momentum,
-      weight_dimension_numbers=axes,
-    )
+    muon = scale_by_muon(axes, iterations=config.muon_iterations, momentum=config.muon_momentum)
     rescale = _match_update_size(config.muon_rms)
     direction = optax.partition({"muon": optax.chain(muon, rescale), "adam": adam}, labels)
   else:
