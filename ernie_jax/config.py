@@ -8,6 +8,7 @@ function. Gotcha: a dataclass checks its own values in `__post_init__` by raisin
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, path: str) -> T:
       the dataclass refuses.
   """
   fields = {f.name: f for f in dataclasses.fields(cls)}
-  hints = typing.get_type_hints(cls)
+  hints = _hints(cls)
   unknown = sorted(set(values) - set(fields))
   if unknown:
     near = difflib.get_close_matches(unknown[0], fields, n=1)
@@ -60,6 +61,11 @@ def to_dict(value: Any) -> Any:
   if isinstance(value, (list, tuple)):
     return [to_dict(v) for v in value]
   return value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+  return typing.get_type_hints(cls)  # slow, and scenes are built by the thousand
 
 
 def _has_default(field: dataclasses.Field) -> bool:
