@@ -38,8 +38,9 @@ def get_config(arg: str = ""):
   config.train.update(steps=2000, log_every=20, evaluate_every=500, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98, weight_decay=0.01)
   config.train.schedule.update(peak=4e-3, warmup_steps=60, decay_fraction=0.5)
+  config.mesh.cpu_split = 4
   if tiny:
-    config.mesh.quick_compile = True
+    config.mesh.update(cpu_split=0, quick_compile=True)
     config.vit.update(depth=1, width=16, heads=2, mlp_width=32)
     config.data.rows_per_batch = 8
     config.train.update(steps=20, log_every=5, evaluate_every=10, checkpoint_every=10)

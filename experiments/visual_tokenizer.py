@@ -51,8 +51,9 @@ def get_config(arg: str = ""):
     config.train.steps = 8000
     world["scene"]["frames"] = 9
     world["train"] = 4_000
+  config.mesh.cpu_split = 4  # pictures more than twice, videos 1.5 times as fast on 2 cores
   if "tiny" in options:
-    config.mesh.quick_compile = True
+    config.mesh.update(cpu_split=0, quick_compile=True)
     world |= {"train": 64, "validation": 16, "held_out": 1, "captions": 1}
     config.tokenizer.update(widths=(8,), blocks=1)
     config.data.rows_per_batch = 4
