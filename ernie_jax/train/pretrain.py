@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 from ernie_jax import media as media_lib
 from ernie_jax.backbone.audio_io import given_audio
 from ernie_jax.backbone.config import ModelConfig
-from ernie_jax.backbone.inputs import LayerStats
+from ernie_jax.backbone.inputs import Active, Audio, LayerStats
 from ernie_jax.backbone.router import update_bias
 from ernie_jax.elastic.family import ElasticConfig, sample
-from ernie_jax.model import UnifiedModel, initial_bias
+from ernie_jax.model import Output, UnifiedModel, initial_bias
 from ernie_jax.objectives import balance
 from ernie_jax.objectives.audio import audio_loss
 from ernie_jax.objectives.history import HistoryConfig, SoundHistoryConfig, misheard
@@ -185,16 +185,49 @@ class Pretrain:
 
     `weights`: of the modalities, in place of those of training; the router's losses stay.
     """
-    c, o = self.config, self.objective
-    row, encoded, audio = batch, None, None
     if self.frozen:
       params = media_lib.hold_encoder(params)
-    if isinstance(batch, MediaRow):
-      row = batch.row
     member_key, media_key, sound_key = jax.random.split(key, 3)
-    if isinstance(batch, MediaRow) and batch.sound is not None:
+    given = self._given(params, variables, batch, media_key, sound_key)
+    active = None
+    if self.elastic.trains_family:
+      rows = given.row.kind.shape[0]
+      active = sample(member_key, rows, elastic=self.elastic, model=self.config, step=step)
+    media = None if given.encoded is None else given.encoded.media
+    output = self.model.apply(
+      {"params": params}, given.row, variables.bias, active, media=media, audio=given.audio
+    )
+    scales = {} if variables.means is None else balance.scales(variables.means)
+    weights = self.weights(variables) if weights is None else weights
+    found = self._modalities(output, given, params, weights)
+    auxiliary, metrics = self._auxiliary(output, found.further, weights["text"], step)
+    metrics |= balance_metrics(output.stats, self.config) | found.metrics
+    metrics |= {f"loss/{name}": loss for name, loss in found.losses.items()}
+    metrics |= {f"rescaled/{name}": found.losses[name] * scale for name, scale in scales.items()}
+    seen = {
+      "load": output.stats.load,
+      "losses": balance.observed(found.losses, found.counts),
+      **self._took_part(active),
+    }
+    present = balance.present_metrics(metrics, seen["losses"])
+    return Loss(loss=found.weighed + auxiliary, metrics=metrics, counts=seen, present=present)
+
+  def _given(
+    self,
+    params: Any,
+    variables: Variables,
+    batch: Row | MediaRow,
+    media_key: Array,
+    sound_key: Array,
+  ) -> "_Given":
+    """What the model is given of a micro-batch, with the errors that histories have in training."""
+    c, o = self.config, self.objective
+    if not isinstance(batch, MediaRow):
+      return _Given(batch)
+    audio = encoded = None
+    if batch.sound is not None:
       audio = misheard(given_audio(batch.sound), c.audio, o.sound_history, sound_key)
-    if isinstance(batch, MediaRow) and c.vision is not None:
+    if c.vision is not None:
       encoded = media_lib.encode(
         params,
         variables.tokenizer,
@@ -204,50 +237,57 @@ class Pretrain:
         history=o.history,
         key=media_key,
       )
-    active = None
-    if self.elastic.trains_family:
-      active = sample(member_key, row.kind.shape[0], elastic=self.elastic, model=c, step=step)
-    media = None if encoded is None else encoded.media
-    output = self.model.apply(
-      {"params": params}, row, variables.bias, active, media=media, audio=audio
-    )
-    scales = {} if variables.means is None else balance.scales(variables.means)
-    weights = self.weights(variables) if weights is None else weights
+    return _Given(batch.row, encoded, audio)
+
+  def _modalities(
+    self, output: Output, given: "_Given", params: Any, weights: Mapping[str, Any]
+  ) -> "_Modalities":
+    """The loss of each modality; data need not have all that a model can."""
+    c, row = self.config, given.row
     text = text_loss(output, row, params, c, weights)
-    total = text.weighed
-    none = dict.fromkeys(self.modalities, jnp.zeros(()))  # data need not have all that a model can
+    weighed, metrics = text.weighed, {}
+    none = dict.fromkeys(self.modalities, jnp.zeros(()))
     losses, counts = (
       none | {kind: of[kind] for kind in TEXT_KINDS if kind in none}
       for of in (text.means, text.tokens)
     )
-    metrics = balance_metrics(output.stats, c)
-    if encoded is not None:
-      bits = vision_loss(output, row, encoded.targets, media.start, params, c)
+    if given.encoded is not None:
+      targets, start = given.encoded.targets, given.encoded.media.start
+      bits = vision_loss(output, row, targets, start, params, c)
       losses["bits"], counts["bits"] = bits.bits, bits.elements
-      total += weights["bits"] * bits.bits
+      weighed += weights["bits"] * bits.bits
       metrics |= {"bits/by_scale": bits.by_scale, "bits/accuracy": bits.accuracy}
-    if audio is not None:
-      codes = audio_loss(output, row, audio.codes, params, c, level_weights=o.level_weights)
+    if given.audio is not None:
+      levels = self.objective.level_weights
+      codes = audio_loss(output, row, given.audio.codes, params, c, level_weights=levels)
       losses["codes"], counts["codes"] = codes.codes, codes.frames
-      total += weights["codes"] * codes.codes
+      weighed += weights["codes"] * codes.codes
       metrics |= {"codes/by_level": codes.by_level}
-    metrics |= {f"loss/{name}": loss for name, loss in losses.items()}
-    metrics |= {f"rescaled/{name}": losses[name] * scale for name, scale in scales.items()}
+    return _Modalities(weighed, text.further, losses, counts, metrics)
+
+  def _auxiliary(
+    self, output: Output, further: Float[Array, "M"], text_weight: Any, step: Array
+  ) -> tuple[Array, dict[str, Array]]:
+    """The weighed losses of MTP and of the router, and their metrics."""
+    c, o = self.config, self.objective
+    total, metrics = jnp.zeros(()), {}
     if c.mtp_depth:
       weight = jnp.where(step < o.mtp_switch, o.mtp_weight, o.mtp_final_weight)
-      total += weight * weights["text"] * text.further.mean()
-      metrics |= {"loss/mtp": text.further.mean(), "mtp_weight": weight}
+      total += weight * text_weight * further.mean()
+      metrics |= {"loss/mtp": further.mean(), "mtp_weight": weight}
     for name in ("balance_loss", "z_loss"):
       if weight := getattr(c.router, name):
         value = getattr(output.stats, name)[c.dense_layers :].mean()
         total += weight * value
         metrics[f"router/{name}"] = value
-    seen = {"load": output.stats.load, "losses": balance.observed(losses, counts)}
-    if active is not None and self.elastic.granularity == "step":
-      experts = active.experts & active.layers[:, None]
-      seen |= {"layers": active.layers.astype(jnp.int32), "experts": experts.astype(jnp.int32)}
-    present = balance.present_metrics(metrics, seen["losses"])
-    return Loss(loss=total, metrics=metrics, counts=seen, present=present)
+    return total, metrics
+
+  def _took_part(self, active: Active | None) -> dict[str, Array]:
+    """Which layers [N] and experts [N, E] ran, where the whole micro-batch runs the same."""
+    if active is None or self.elastic.granularity != "step":
+      return {}
+    experts = active.experts & active.layers[:, None]
+    return {"layers": active.layers.astype(jnp.int32), "experts": experts.astype(jnp.int32)}
 
   def ran(self, counts: Any) -> dict[str, Array] | None:
     """How many micro-batches ran each layer [N] and expert [N, E], by their paths; None if rows draw their own.
@@ -280,6 +320,26 @@ class Pretrain:
       bias=update_bias(variables.bias, load, rate=self.config.router.bias_rate),
       usage=jnp.where(total > 0, usage, variables.usage),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+  """A micro-batch as the model takes it; None where there is no such part."""
+
+  row: Row
+  encoded: media_lib.Encoded | None = None
+  audio: Audio | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Modalities:
+  """Losses by modality: weighed and added up, of MTP modules, plain, over how many elements, and more metrics."""
+
+  weighed: Float[Array, ""]
+  further: Float[Array, "M"]
+  losses: dict[str, Array]
+  counts: dict[str, Array]
+  metrics: dict[str, Array]
 
 
 def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Array, "N"]]:
