@@ -5,6 +5,7 @@ Nothing of this runs in a training step: a corpus is encoded once (`encode_corpu
 Letters: S samples, T codec frames, R levels, V codes, F frames of 8 ms, M mel bands.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -130,20 +131,22 @@ def encode_corpus(
   frames = np.array([whole_frames(len(w)) for w in waveforms])
   filled = -(-frames // _LENGTH_STEP) * _LENGTH_STEP
   found: list[Any] = [None] * len(waveforms)
-  run = _encoder(speech.config)
-  for length in np.unique(filled).tolist():
-    own = np.flatnonzero(filled == length)
-    rows = max(1, _BATCH_FRAMES // length)
-    for start in range(0, len(own), rows):
-      chosen = own[start : start + rows]
-      batch = np.zeros((rows, length * STRIDE), np.float32)
-      for row, i in zip(batch, chosen):
-        row[: len(waveforms[i])] = waveforms[i].astype(np.float32) / 32768
-      codes, mels = jax.device_get(run(speech.params, speech.vectors, batch))
-      for c, m, row, i in zip(codes, mels, batch, chosen):
-        samples = row[: len(waveforms[i])]
-        voice = voice_of(m[: len(samples) // analysis.HOP], tracker(samples))
-        found[i] = Encoded(codes=c[: frames[i]].astype(np.int32), voice=voice)
+  # Pitch takes longest, mostly in NumPy's FFT, which threads share the cores for.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for length in np.unique(filled).tolist():
+      own = np.flatnonzero(filled == length)
+      rows = max(1, _BATCH_FRAMES // length)
+      for start in range(0, len(own), rows):
+        chosen = own[start : start + rows]
+        batch = np.zeros((rows, length * STRIDE), np.float32)
+        for row, i in zip(batch, chosen):
+          row[: len(waveforms[i])] = waveforms[i].astype(np.float32) / 32768
+        coded = _encoder(speech.config)(speech.params, speech.vectors, batch)
+        clips = [row[: len(waveforms[i])] for row, i in zip(batch, chosen)]
+        tracks = list(pool.map(tracker, clips))
+        for i, clip, track, codes, mels in zip(chosen, clips, tracks, *jax.device_get(coded)):
+          voice = voice_of(mels[: len(clip) // analysis.HOP], track)
+          found[i] = Encoded(codes=codes[: frames[i]].astype(np.int32), voice=voice)
   return found
 
 

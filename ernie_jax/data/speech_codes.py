@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import tqdm
 from jaxtyping import Float, Int, Int16
 
 from ernie_jax.data.speech_example import SpeechExample
@@ -138,12 +139,15 @@ def coded_speech(examples: Examples, coder: Coder, *, data_dir: str | os.PathLik
 
 def _encoded(examples: Examples, coder: Coder) -> dict[str, np.ndarray]:
   codes, voices, texts = [], [], []
-  for start in range(0, len(examples), _CHUNK):
-    chunk = [examples[i] for i in range(start, min(start + _CHUNK, len(examples)))]
-    for example, coded in zip(chunk, coder([e.waveform for e in chunk])):
-      codes.append(coded.codes.astype(np.uint16))
-      voices.append(coded.voice)
-      texts.append((example.transcript, example.speaker, example.name))
+  count = len(examples)
+  with tqdm.tqdm(total=count, desc="encoding", unit="clip", leave=False) as bar:
+    for start in range(0, count, _CHUNK):
+      chunk = [examples[i] for i in range(start, min(start + _CHUNK, count))]
+      for example, coded in zip(chunk, coder([e.waveform for e in chunk])):
+        codes.append(coded.codes.astype(np.uint16))
+        voices.append(coded.voice)
+        texts.append((example.transcript, example.speaker, example.name))
+      bar.update(len(chunk))
   transcripts, speakers, names = (np.array(column) for column in zip(*texts))
   return {
     "codes": np.concatenate(codes),
