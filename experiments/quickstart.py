@@ -29,40 +29,25 @@ def get_config(arg: str = ""):
   if unknown := set(options) - {"tiny", "two"}:
     raise ValueError(f"unknown argument {sorted(unknown)[0]!r}; known: tiny, two")
   arg = "tiny" if "tiny" in options else ""
-  things = 2 if "two" in options else 1
-  # Bits of one thing in 12 are fewer to learn to draw than in 16, and a program reads what is rebuilt of them as well.
-  bits = 16 if things == 2 else 12
-  model = _model(arg, things=things)
-  model.model.vision.bits = bits
+  model = _model(arg, things=2 if "two" in options else 1)
   text = text_tokenizer_run.default_config()
   text.data = copy.deepcopy(model.data)  # its text; rows are the model's own
   text.mesh.quick_compile = arg == "tiny"
   text.vocab_size, text.training_chars = model.model.vocab_size, model.text.training_chars
-  frames = config_of(__file__, "visual_tokenizer", f"video,bits={bits},{arg}")
+  frames = config_of(__file__, "visual_tokenizer", f"video,{arg}")
   frames.start = "@pictures"
   stages = {
     "text": text,
-    "pictures": config_of(__file__, "visual_tokenizer", f"bits={bits},{arg}"),
+    "pictures": config_of(__file__, "visual_tokenizer", arg),
     "frames": frames,
     "encoder": config_of(__file__, "visual_encoder", arg),
     "codec": config_of(__file__, "audio_codec", arg),
     "look": _look(model, tiny=arg == "tiny"),
     "model": model,
   }
-  if not options:
-    _shorten(stages)
   model.start = "@look"
   model.text.tokenizer = model.vision.tokenizer = model.audio.codec = ""  # those of the start
   return ml_collections.ConfigDict({"name": "quickstart", "stage": "pipeline", "stages": stages})
-
-
-def _shorten(stages: dict[str, ml_collections.ConfigDict]) -> None:
-  """As long as one thing in a scene needs: each part is still read by its judge (README)."""
-  steps = {"codec": 900, "encoder": 1500, "frames": 6000, "look": 1200}
-  for name, count in steps.items():
-    stages[name].train.steps = count
-  stages["codec"].train.update(evaluate_every=450, checkpoint_every=450)
-  stages["model"].evaluation.table_rows = 256
 
 
 def _look(model: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.ConfigDict:
@@ -103,15 +88,13 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.speech = plain(SpeechDataConfig(worlds=worlds, weight=0.5))
   # Drawing is learnt last. Of the worlds for training alone, a few scenes of two things stay.
   pictures, videos, pairs, *_ = config.data.media.worlds
-  if things == 1 and not tiny:  # there are 450 such pictures; what is said is drawn anew each time
-    pictures, pairs = {**pictures, "train": 8_000}, {**pairs, "train": 12_000}
   of_things = lambda world, weight: {
     **world, "weight": weight, "scene": {**world["scene"], "max_objects": things}
   }  # fmt: skip
   config.data.media.worlds = (
     of_things(pictures, 2.0), of_things(videos, 1.6), {**pairs, "weight": 0.5}
   )  # fmt: skip
-  config.data.media.tasks.update(draw=8.0, describe=1.0, answer=3.0, extend=1.0)
+  config.data.media.tasks.update(draw=7.0, describe=1.5, answer=3.5, extend=1.0)
   # One in eight examples of media is about a picture of the first world, and heard: mostly a question.
   spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.6))
   config.data.media.spoken = ({**spoken, "scenes": config.data.media.worlds[0]},)
