@@ -131,6 +131,7 @@ def encode_corpus(
   frames = np.array([whole_frames(len(w)) for w in waveforms])
   filled = -(-frames // _LENGTH_STEP) * _LENGTH_STEP
   found: list[Any] = [None] * len(waveforms)
+  run = _encoder(speech.config)
   # Pitch takes longest, mostly in NumPy's FFT, which threads share the cores for.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for length in np.unique(filled).tolist():
@@ -141,7 +142,7 @@ def encode_corpus(
         batch = np.zeros((rows, length * STRIDE), np.float32)
         for row, i in zip(batch, chosen):
           row[: len(waveforms[i])] = waveforms[i].astype(np.float32) / 32768
-        coded = _encoder(speech.config)(speech.params, speech.vectors, batch)
+        coded = run(speech.params, speech.vectors, batch)
         clips = [row[: len(waveforms[i])] for row, i in zip(batch, chosen)]
         tracks = list(pool.map(tracker, clips))
         for i, clip, track, codes, mels in zip(chosen, clips, tracks, *jax.device_get(coded)):

@@ -2,12 +2,12 @@
 
 Letters: M matrices of a shape, I O their sides, I <= O; lead: layers, experts or both.
 
-`optax.contrib.scale_by_muon` does the same to the last digits (a test), one parameter after another and all of them on
-every device: of a small model that was a third of a training step and 20 seconds of its compilation. Sources: Jordan et al. 2024;
-work divided among data-parallel devices as in Liu et al. 2025 (arXiv 2502.16982, distributed Muon).
+`optax.contrib.scale_by_muon` does the same up to rounding (a test), one parameter after another and all of them on every
+device: of the quickstart's model a seventh of a training step (docs/measurements.md). Sources: Jordan et al. 2024; work
+divided among data-parallel devices as in Liu et al. 2025 (arXiv 2502.16982, distributed Muon).
 
-Where parameters themselves are divided (fsdp, expert, tensor), each stays alone and is divided as it is: joining
-differently divided ones would move all of them.
+Where parameters themselves are divided (fsdp, expert, tensor), each stays alone, whole in one batch and divided as it is:
+joining differently divided ones would move all of them, and a loop over blocks of them would gather each.
 """
 
 import functools
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
@@ -74,25 +75,32 @@ def orthogonal(tree: Any, axes: Any, *, iterations: int) -> Any:
   leaves, structure = jax.tree.flatten(tree)
   kinds = structure.flatten_up_to(axes)
   views = [_View(leaf, kind) for leaf, kind in zip(leaves, kinds, strict=True)]
+  matrices = [view.matrices(leaf) for view, leaf in zip(views, leaves)]
   mesh = active_mesh()
-  whole = mesh is None or mesh.shape["data"] == mesh.size  # every device has all of every parameter
-  groups: dict[Any, list[int]] = {}
-  for i, view in enumerate(views):
-    groups.setdefault(view.sides if whole else i, []).append(i)
-  done = list(leaves)
-  for members in groups.values():
-    batches = [views[i].to_batch(leaves[i]) for i in members]
-    joined = jnp.concatenate(batches) if len(batches) > 1 else batches[0]
-    divide = whole and mesh is not None
-    joined = _divided(joined, iterations, mesh) if divide else _newton_schulz(joined, iterations)
-    ends = [sum(len(batch) for batch in batches[:k]) for k in range(1, len(batches))]
+  if mesh is None or mesh.shape["data"] == mesh.size:  # every device has all of every parameter
+    matrices = _together(matrices, iterations, mesh)
+  else:
+    matrices = [_newton_schulz(x, iterations) for x in matrices]
+  return structure.unflatten([view.leaf(x) for view, x in zip(views, matrices)])
+
+
+def _together(matrices: list[Array], iterations: int, mesh: Any) -> list[Array]:
+  """All of one shape at once, by all devices of a mesh."""
+  done, groups = list(matrices), {}
+  for i, x in enumerate(matrices):
+    groups.setdefault(x.shape[-2:], []).append(i)
+  for sides, members in groups.items():
+    batches = [matrices[i].reshape(-1, *sides) for i in members]
+    run = _in_blocks if mesh is None else functools.partial(_divided, mesh=mesh)
+    joined = run(jnp.concatenate(batches), iterations=iterations)
+    ends = np.cumsum([len(batch) for batch in batches])[:-1]
     for i, part in zip(members, jnp.split(joined, ends), strict=True):
-      done[i] = views[i].from_batch(part)
-  return structure.unflatten(done)
+      done[i] = part.reshape(matrices[i].shape)
+  return done
 
 
 class _View:
-  """A leaf as matrices [M, I, O] with I <= O, and back."""
+  """A leaf as matrices [*lead, I, O] with I <= O, and back."""
 
   def __init__(self, leaf: Array, kind: MuonDimensionNumbers):
     rows, columns = (tuple(a % leaf.ndim for a in axes) for axes in kind)
@@ -100,32 +108,34 @@ class _View:
     if size(rows) > size(columns):  # f(X) = f(X^T)^T, and the smaller side is squared
       rows, columns = columns, rows
     lead = tuple(a for a in range(leaf.ndim) if a not in (*rows, *columns))
-    self.sides = (size(rows), size(columns))
     self._order = lead + rows + columns
     self._shape = tuple(leaf.shape[a] for a in self._order)
+    self._matrices = (*self._shape[: len(lead)], size(rows), size(columns))
 
-  def to_batch(self, leaf: Array) -> Float[Array, "M I O"]:
-    return leaf.transpose(self._order).reshape(-1, *self.sides)
+  def matrices(self, leaf: Array) -> Float[Array, "*lead I O"]:
+    return leaf.transpose(self._order).reshape(self._matrices)
 
-  def from_batch(self, batch: Float[Array, "M I O"]) -> Array:
+  def leaf(self, matrices: Float[Array, "*lead I O"]) -> Array:
     back = sorted(range(len(self._order)), key=self._order.__getitem__)
-    return batch.reshape(self._shape).transpose(back)
+    return matrices.reshape(self._shape).transpose(back)
 
 
-def _newton_schulz(x: Float[Array, "M I O"], iterations: int) -> Float[Array, "M I O"]:
-  """Quintic iterations from norm 1, as many matrices at a time as stay in cache."""
+def _newton_schulz(x: Float[Array, "*lead I O"], iterations: int) -> Float[Array, "*lead I O"]:
+  """Quintic iterations from norm 1."""
   a, b, c = _COEFFICIENTS
+  x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + _EPS)
+  for _ in range(iterations):
+    square = x @ x.mT
+    x = a * x + (b * square + c * square @ square) @ x
+  return x
 
-  def one_block(_, x):
-    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + _EPS)
-    for _ in range(iterations):
-      square = x @ x.mT
-      x = a * x + (b * square + c * square @ square) @ x
-    return None, x
 
-  block = max(1, _BLOCK_OF_PLATFORM.get(platform(), _BLOCK) // math.prod(x.shape[1:]))
-  blocks = _padded(x, min(block, len(x)))
-  blocks = blocks.reshape(-1, min(block, len(x)), *x.shape[1:])
+def _in_blocks(x: Float[Array, "M I O"], iterations: int) -> Float[Array, "M I O"]:
+  """As many matrices at a time as stay in cache."""
+  most = _BLOCK_OF_PLATFORM.get(platform(), _BLOCK) // math.prod(x.shape[1:])
+  block = min(max(1, most), len(x))
+  blocks = _padded(x, block).reshape(-1, block, *x.shape[1:])
+  one_block = lambda _, some: (None, _newton_schulz(some, iterations))
   return jax.lax.scan(one_block, None, blocks)[1].reshape(-1, *x.shape[1:])[: len(x)]
 
 
@@ -133,7 +143,7 @@ def _divided(x: Float[Array, "M I O"], iterations: int, mesh: Any) -> Float[Arra
   """The same where every device has all of `x`: each makes its part of it, and all get the whole again."""
   part = PartitionSpec(mesh.axis_names)
   everywhere = lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec())
-  own = functools.partial(_newton_schulz, iterations=iterations)
+  own = functools.partial(_in_blocks, iterations=iterations)
   # Both are said: else the division spreads to momentum and updates, each of which is then gathered by itself.
   whole = everywhere(_padded(x, mesh.size))
   return everywhere(jax.shard_map(own, mesh=mesh, in_specs=part, out_specs=part)(whole))[: len(x)]
