@@ -1,4 +1,4 @@
-"""The reference run: every stage of the report's recipe in small, about two hours on 4 CPU cores.
+"""The reference run: every stage of the report's recipe in small, about five hours on 2 CPU cores (not run whole yet).
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
