@@ -97,7 +97,7 @@ def test_an_experiment_trains_a_shrunk_step(path):
   assert moved["embed"]["embedding"]
 
 
-@pytest.mark.parametrize(("name", "things"), [("quickstart", 1), ("small", 1)])
+@pytest.mark.parametrize(("name", "things"), [("quickstart", 1), ("small", 2)])
 def test_what_a_pipeline_judges_holds_so_many_things(name, things):
   e = build_experiment(read(FOLDER / f"{name}.py", "").stages.model)
   assert e.elastic.first_step < e.train.steps
