@@ -2,7 +2,8 @@
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
-The stages of `quickstart.py`, with two visual tokenizers and the model trained twice after `look` (ERNIE 5.0, section 5):
+The stages of `quickstart.py`, with a visual tokenizer that grows and the model trained twice after `look` (ERNIE 5.0,
+section 5):
 
     pretrain  rows of 512, a batch that doubles, a flat rate after warm-up, pictures in 12 bits, multi-token
               prediction at 0.3, the family from the middle on
@@ -18,7 +19,7 @@ import ml_collections
 
 from ernie_jax.train.experiment import config_of
 
-_BITS = 12  # of the first visual tokenizer; the second has those of `vision.py`
+_BITS = 12  # of the visual tokenizer at first; then it has those of `vision.py`
 
 
 def get_config(arg: str = ""):
@@ -29,12 +30,11 @@ def get_config(arg: str = ""):
   config = config_of(__file__, "quickstart", f"two,{arg}")
   config.name = "small"
   stages = config.stages
-  stages.pictures_12 = config_of(__file__, "visual_tokenizer", f"bits={_BITS},{arg}")
+  # One visual tokenizer grows from another, so that a model that learnt the first bits goes on knowing them.
+  stages.pictures.tokenizer.quantizer.bits = _BITS
   stages.frames_12 = config_of(__file__, "visual_tokenizer", f"video,bits={_BITS},{arg}")
-  stages.frames_12.start = "@pictures_12"
-  if not tiny:  # the first tokenizer is left behind, the second one bounds what is drawn
-    stages.pictures_12.train.steps, stages.frames_12.train.steps = 3000, 5000
-    stages.frames.train.steps = 24_000
+  stages.frames_12.start, stages.frames.start = "@pictures", "@frames_12"
+  stages.frames.train.schedule.peak = 1e-3  # half, as the first bits are to keep their meaning
   base = stages.model
   base.model.update(mtp_depth=1, mtp_width=32 if tiny else 256)
   stages.pretrain = _pretrain(base, tiny=tiny)
@@ -43,7 +43,7 @@ def get_config(arg: str = ""):
   look.name, look.model = "small_look", stages.pretrain.model
   look.vision.tokenizer = "@frames_12"
   if not tiny:
-    look.train.steps = 3000  # one or two things, where the quickstart has one
+    stages.frames_12.train.steps, stages.frames.train.steps = 5000, 12_000
   return config
 
 
@@ -55,9 +55,9 @@ def _pretrain(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.
   config.objective.update(mtp_weight=0.3)
   config.train.schedule.update(kind="constant")
   config.evaluation.prompts = 0
-  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 3000)
+  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 2250)
   if not tiny:
-    config.train.steps, config.elastic.first_step = 6000, 3000
+    config.train.steps, config.elastic.first_step = 4500, 2250
   return config
 
 
@@ -79,6 +79,6 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   config.train.ramp.update(start=2, end=2)
   config.train.schedule.update(kind="cosine", peak=config.train.schedule.peak / 2)
   if not tiny:
-    config.train.steps = 5500
+    config.train.steps = 4000
     config.evaluation.prompts = 512
   return config

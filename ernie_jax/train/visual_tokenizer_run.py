@@ -39,7 +39,13 @@ from ernie_jax.train.tokenizer_io import load_tokenizer, read_tokenizer_config
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
 from ernie_jax.vision.discriminator import DiscriminatorConfig
 from ernie_jax.vision.teacher import Teacher, VitTeacher, load_classifier, train_classifier
-from ernie_jax.vision.tokenizer import TokenizerConfig, VisualTokenizer, inflate, initial_params
+from ernie_jax.vision.tokenizer import (
+  TokenizerConfig,
+  VisualTokenizer,
+  inflate,
+  initial_params,
+  widen,
+)
 from ernie_jax.whole_file import written_whole
 
 STAGE = "visual_tokenizer"
@@ -80,7 +86,8 @@ class TokenizerExperiment:
     stage: what the training command dispatches on.
     seed: of parameters and of every draw; the data has its own.
     data, tokenizer, loss, discriminator, teacher, train, mesh: see their classes.
-    start: the workdir of a tokenizer to start from, an image tokenizer's to be inflated; empty: none.
+    start: the workdir of a tokenizer to start from, an image tokenizer's to be inflated, one of fewer bits to get more;
+      empty: none.
     examples: held-out examples that the report scores.
     metric_examples: those of the held-out error during training.
   """
@@ -306,7 +313,8 @@ def describe(experiment: TokenizerExperiment, mesh: jax.sharding.Mesh, finished:
 
 
 def _start(experiment: TokenizerExperiment) -> Any:
-  """The parameters to start from, inflated where the start is an image tokenizer; None for fresh ones.
+  """The parameters to start from, inflated where the start is an image tokenizer, with more bits where it has fewer; None
+  for fresh ones.
 
   Raises:
     UserError: the start is of another shape.
@@ -314,11 +322,16 @@ def _start(experiment: TokenizerExperiment) -> Any:
   if not experiment.start:
     return None
   saved, config = load_tokenizer(experiment.start), experiment.tokenizer
+  fewer, code = saved.config.quantizer, config.quantizer
+  wider = dataclasses.replace(
+    saved.config, quantizer=dataclasses.replace(fewer, bits=max(fewer.bits, code.bits))
+  )
   same = dataclasses.replace(
-    saved.config, temporal=config.temporal, temporal_kernel=config.temporal_kernel
+    wider, temporal=config.temporal, temporal_kernel=config.temporal_kernel
   )
   if same != config or saved.config.temporal not in (1, config.temporal):
     raise UserError(
       f"config.start: the tokenizer of {experiment.start} is of another shape than config.tokenizer"
     )
-  return saved.params if saved.config == config else inflate(saved.params, config)
+  params = widen(saved.params, wider) if wider != saved.config else saved.params
+  return params if wider == config else inflate(params, config)

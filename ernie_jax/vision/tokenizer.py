@@ -340,6 +340,41 @@ def inflate(params: Any, config: TokenizerConfig) -> Any:
   return jax.tree_util.tree_map_with_path(one, params, shapes)
 
 
+def widen(params: Any, config: TokenizerConfig) -> Any:
+  """Parameters of a tokenizer with more bits, whose first bits mean what they meant.
+
+  A family of growing bit widths for progressive switching (ERNIE 5.0, section 3.1); how one grows from another is our
+  choice. The encoder's projection to new bits is fresh, of the old ones' size, so that the latent's norm hardly
+  changes; the decoder reads nothing from them yet.
+
+  Args:
+    params: of a tokenizer with fewer bits, unboxed.
+    config: of the one with more, otherwise equal.
+
+  Raises:
+    ValueError: it has fewer.
+  """
+  old = params["project"]["kernel"].shape[-1]
+  new = config.quantizer.bits
+  if new < old:
+    raise ValueError(f"bits can grow, not shrink: {old} to {new}")
+  fresh = initial_params(config, jax.random.key(0))["project"]["kernel"][..., old:]
+  size = lambda kernel: jnp.sqrt(jnp.mean(jnp.square(kernel)) + 1e-12)
+  project, expand = params["project"], params["decoder"]["expand"]
+  more = fresh * (size(project["kernel"]) / size(fresh))
+  unread = [(0, 0)] * 3 + [(0, new - old), (0, 0)]
+  return {
+    **params,
+    "project": {
+      "kernel": jnp.concatenate([project["kernel"], more], axis=-1),
+      "bias": jnp.pad(project["bias"], (0, new - old)),
+    },
+    "decoder": {
+      **params["decoder"], "expand": {**expand, "kernel": jnp.pad(expand["kernel"], unread)}
+    },
+  }  # fmt: skip
+
+
 def initial_params(config: TokenizerConfig, key: Array) -> Any:
   """Fresh parameters without logical axis names."""
   return nn.unbox(jax.jit(lambda key: boxed_params(config, key))(key))

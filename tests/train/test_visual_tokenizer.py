@@ -279,6 +279,21 @@ def test_an_experiment_runs_once_to_its_report_and_is_read_back(tmp_path, capsys
   np.testing.assert_array_equal(
     start["encoder"]["stem"]["kernel"][-1], saved.params["encoder"]["stem"]["kernel"][0]
   )
+  code = video.tokenizer.quantizer
+  with_bits = lambda bits: dataclasses.replace(
+    video,
+    tokenizer=dataclasses.replace(video.tokenizer, quantizer=dataclasses.replace(code, bits=bits)),
+  )
+  more = visual_tokenizer_run.make_task(with_bits(code.bits + 3), teacher())
+  assert more.start["encoder"]["stem"]["kernel"].shape[0] == 4  # inflated as well, in the same step
+  np.testing.assert_array_equal(
+    more.start["project"]["kernel"][..., : code.bits], start["project"]["kernel"]
+  )
+  fresh = initial_params(with_bits(code.bits + 3).tokenizer, jax.random.key(0))
+  shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+  assert shapes(more.start) == shapes(fresh)
+  with pytest.raises(UserError, match=r"config\.start: .* of another shape"):
+    visual_tokenizer_run.make_task(with_bits(code.bits - 1), teacher())
 
 
 @pytest.mark.parametrize(

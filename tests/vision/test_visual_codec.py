@@ -77,6 +77,31 @@ def test_inflation_refuses_another_shape():
     t.inflate(trained(IMAGE), dataclasses.replace(VIDEO, widths=(6, 9)))
 
 
+def with_bits(bits):
+  code = dataclasses.replace(VIDEO.quantizer, bits=bits)
+  return dataclasses.replace(VIDEO, quantizer=code)
+
+
+def test_a_wider_tokenizers_first_bits_mean_what_they_meant():
+  params, wide = trained(VIDEO), with_bits(7)
+  grown = t.widen(params, wide)
+  before, after = encode(VIDEO, params, video(5)), encode(wide, grown, video(5))
+  share = after[..., :3] / before  # one number for each place: that of the norm
+  np.testing.assert_allclose(share, np.broadcast_to(share[..., :1], share.shape), rtol=1e-4)
+  assert (share > 0).all() and 0.5 < np.median(share) < 1.5
+  new = np.asarray(after[..., 3:])
+  assert (new.std(axis=(0, 1, 2, 3)) > 0.1).all()  # signs that can be learnt, each its own
+  total = jax.random.normal(jax.random.key(2), (2, 2, 2, 2, 7))
+  np.testing.assert_allclose(
+    decode(wide, grown, total), decode(VIDEO, params, total[..., :3]), rtol=1e-5, atol=1e-5
+  )
+
+
+def test_a_narrower_tokenizer_is_refused():
+  with pytest.raises(ValueError, match="not shrink: 3 to 2"):
+    t.widen(trained(VIDEO), with_bits(2))
+
+
 def test_the_first_frame_of_a_video_is_an_image():
   params, x = trained(VIDEO), video(9)
   latent = encode(VIDEO, params, x)
