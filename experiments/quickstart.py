@@ -69,7 +69,7 @@ def _look(model: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   look.data.media.slots.update(drawn_images=0, drawn_videos=0, seen_images=12, seen_videos=5)
   look.elastic.update(depth_full=1.0, width_full=1.0, sparsity_full=1.0, members=())  # comes later
   look.evaluation.prompts = 0
-  look.train.steps = 20 if tiny else 2000
+  look.train.steps = 20 if tiny else 2700
   return look
 
 
@@ -104,7 +104,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 4000, 2000
+    config.train.steps, config.elastic.first_step = 4400, 2000
     config.train.ramp.update(end=1, steps=0)
     config.evaluation.prompts = 256
     config.mesh.cpu_split = config.data.rows_per_batch  # 1.35 times as fast on 2 cores
