@@ -75,8 +75,12 @@ def get_config(arg: str = ""):
     # Twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
     config.train.ramp.update(end=2, steps=5500)
 
+  # Only a CPU's: its cores are devices, a part of the batch to each (1.35 times as fast on 2 cores).
+  config.mesh.cpu_split = config.data.rows_per_batch
+
   if tiny:
     make_tiny(config)
+    config.mesh.cpu_split = 0
     config.data.update(row_length=400, rows_per_batch=2)
     config.model.vocab_size = 384
     config.text.training_chars = 40_000
