@@ -53,9 +53,10 @@ def get_config(arg: str = ""):
 def _look(model: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.ConfigDict:
   """The first steps of `model`: it tells what pictures and videos show and answers about them, and nothing else.
 
-  In 27 minutes of one core it learns to see what the same model did not in 5,000 steps of everything, whatever the
-  weights (docs/vision.md): rows of this alone hold twice as many pictures, and no program takes the gradient. What is
-  asked about one thing can be answered without the question's words; so a third of it are pairs of things.
+  Here it learns to see what the same model did not in 5,000 steps of everything, whatever the weights (docs/vision.md):
+  rows of this alone hold twice as many pictures, and no program takes the gradient. What is asked about one thing can
+  be answered without the question's words; so a third of it are pairs of things. After 2,000 steps one of two runs
+  did not know yet what moves.
   """
   look = copy.deepcopy(model)
   look.name = "quickstart_look"
