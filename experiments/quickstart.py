@@ -69,7 +69,7 @@ def _look(model: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   )  # fmt: skip
   look.data.media.slots.update(drawn_images=0, drawn_videos=0, seen_images=12, seen_videos=5)
   look.elastic.update(depth_full=1.0, width_full=1.0, sparsity_full=1.0, members=())  # comes later
-  look.evaluation.prompts = 0
+  look.evaluation.update(prompts=0, members=())
   look.train.steps = 20 if tiny else 2700
   return look
 
@@ -107,7 +107,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     config.model.vocab_size = 1024
     config.train.steps, config.elastic.first_step = 4400, 2000
     config.train.ramp.update(end=1, steps=0)
-    config.evaluation.prompts = 256
+    config.evaluation.prompts, config.evaluation.members = 256, ("6x16x2", "4x8x2")
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
   # weights bring the gradients in the shared layers to norms nearer to each other (docs/sharing.md); at 0.6 text had 1 %.
   config.objective.update(rescale=True, text_weight=2.0, understanding_weight=0.3)

@@ -92,7 +92,7 @@ def report(
       the config says (`config.evaluation.table_rows`).
     step: which checkpoint; None is the newest.
     prompts: scenes and utterances of each split that members are asked about; 0: none. None is what the
-      config says (`config.evaluation.prompts`), by the full model alone, as at the end of training.
+      config says (`config.evaluation.prompts`), and whom (`config.evaluation.members`), as at the end of training.
     sheet: another file for what is drawn and said.
     temperature, guidance: of drawing; None is what the config says.
     speak_temperature: of speaking; None is `SpeakingConfig`'s.
@@ -111,7 +111,9 @@ def report(
   found = _losses(saved, chosen, rows)
   asked, asks = prompts, chosen
   if prompts is None:
-    asked, asks = evaluation.get("prompts", 0), ()
+    asked = evaluation.get("prompts", 0)
+    known = [m for m in evaluation.get("members", ()) if m in saved.elastic.members]
+    asks = [parse_member(name, saved.model) for name in known]  # a slice has not all of them
   if asked:
     kinds = {"members": asks, "prompts": asked}
     found = dataclasses.replace(

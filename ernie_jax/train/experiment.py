@@ -84,6 +84,7 @@ class EvaluationConfig:
     prompt: what the sample at the end of a run continues.
     prompts: scenes of each split that the full model draws and reads at the end of a run with vision, and
       utterances that it hears and says with audio; 0: none. The command asks more, and every member.
+    members: of `config.elastic.members`, those that are asked like the full model.
     temperature, guidance: how scenes are drawn; see `generate.draw.DrawingConfig`.
   """
 
@@ -92,6 +93,7 @@ class EvaluationConfig:
   bigram_chars: int = 32_000_000
   prompt: str = "import os\n"
   prompts: int = 64
+  members: tuple[str, ...] = ()
   temperature: float = 0.5
   guidance: float = 2.0
 
@@ -131,6 +133,10 @@ class Experiment:
 
   def __post_init__(self):
     check_family(self.elastic, self.model)
+    if unknown := [m for m in self.evaluation.members if m not in self.elastic.members]:
+      raise UserError(
+        f"config.evaluation.members: {unknown[0]!r} is not one of config.elastic.members"
+      )
     if self.model.vocab_size <= RESERVED_IDS + 256:
       raise ValueError(
         f"model.vocab_size must be above {RESERVED_IDS + 256}: reserved ids and bytes"

@@ -187,9 +187,9 @@ def test_the_sheet_has_all_that_was_shown_at_its_size(of_model, tmp_path):
 def test_the_report_of_a_run_has_scores_and_sheet_beside_its_losses(
   saved, tmp_path, monkeypatch, capsys
 ):
-  asked = dataclasses.replace(
-    saved, config={**saved.config, "evaluation": {"prompts": 2, "guidance": 1.5, "prompt": ""}}
-  )
+  # The second member is of a larger model that this one could be sliced out of.
+  evaluation = {"prompts": 2, "guidance": 1.5, "prompt": "", "members": [HALF, "1x8x2"]}
+  asked = dataclasses.replace(saved, config={**saved.config, "evaluation": evaluation})
   save_model(tmp_path / "run", asked)
   monkeypatch.setattr(report_lib, "evaluate_media", lambda saved, members, rows: MEDIA)
   monkeypatch.setattr(
@@ -204,7 +204,7 @@ def test_the_report_of_a_run_has_scores_and_sheet_beside_its_losses(
   found = report_lib.report(tmp_path / "run")
   values = json.loads((tmp_path / "run" / "vision.json").read_text())
   assert values == json.loads(json.dumps(found.vision.to_json())) == found.to_json()["vision"]
-  assert values["prompts"] == 2 and values["columns"][:2] == [FULL, "floor"]
+  assert values["prompts"] == 2 and values["columns"][:3] == [FULL, HALF, "floor"]
   assert values["drawing"]["guidance"] == 1.5
   assert Image.open(tmp_path / "run" / "vision.png").width == WIDTH
   assert "vision" not in json.loads((tmp_path / "run" / "family.json").read_text())

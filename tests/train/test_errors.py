@@ -50,6 +50,10 @@ def only_error(done) -> str:
   [
     ("--config.model.dept=3", "did you mean config.model.depth?"),
     ("--config.elastic.members=('9x4x2',)", "config.elastic.members: 9x4x2 has depth 9"),
+    (
+      "--config.evaluation.members=('1x1x1',)",
+      "config.evaluation.members: '1x1x1' is not one of config.elastic",
+    ),
     ("--config.evaluation.rows=0", "config.evaluation: rows must be at least 1"),
     ("--config.train.keep_latest=0", "config.train: keep_latest must be at least 1"),
     ("--config.train.profile=(3,1)", "profile must be [first, last], got [3, 1]"),
