@@ -171,6 +171,20 @@ def test_the_second_half_of_the_reference_run_is_of_the_first_ones_shape(arg):
   assert tokens[0] == tokens[1] and halves[1].data.row_length == 2 * halves[0].data.row_length
 
 
+@pytest.mark.parametrize("arg", ["", "tiny"])
+def test_the_reference_runs_visual_tokenizer_grows_and_the_model_follows_it(arg):
+  values = read(FOLDER / "small.py", arg).stages
+  assert values.frames.start == "@frames_12" and values.frames_12.start == "@pictures"
+  grown, first, pictures = (values[name].tokenizer for name in ("frames", "frames_12", "pictures"))
+  code = first.quantizer
+  assert pictures.quantizer == code and values.pretrain.model.vision == code
+  assert grown.quantizer == values.model.model.vision and grown.quantizer.bits > code.bits
+  first.quantizer = grown.quantizer
+  assert first == grown  # else it could not begin with its parameters
+  used = {name: values[name].vision.tokenizer for name in ("look", "pretrain", "model")}
+  assert used == {"look": "@frames_12", "pretrain": "", "model": "@frames"}
+
+
 @pytest.mark.parametrize("name", sorted(f.stem for f in FILES) + sorted(PIPELINES))
 def test_an_unknown_argument_is_refused(name):
   with pytest.raises(ValueError, match="unknown argument 'tinny'"):
