@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 from optax.contrib import scale_by_muon as optax_muon
 
-from benchmarks.grouped_matmul import measure
+from benchmarks.grouped_matmul import FLAGS, measure  # and its --repeats and --json
 from ernie_jax import cli
 from ernie_jax.sharding import rules
 from ernie_jax.sharding.mesh import MeshConfig, make_mesh, simulate_devices
@@ -28,8 +28,6 @@ from ernie_jax.train.pretrain import Pretrain
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/quickstart.py", "Whose model.")
 DEVICES = flags.DEFINE_integer("devices", None, "Of a CPU; default: its cores.")
-REPEATS = flags.DEFINE_integer("repeats", 15, "Timed runs of each.")
-JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
 def main(argv) -> None:
@@ -52,14 +50,14 @@ def main(argv) -> None:
     updates = {name: jax.jit(t.update) for name, t in transforms.items()}
     ms = measure(
       {name: lambda name=name: updates[name](gradients, states[name]) for name in transforms},
-      REPEATS.value,
+      FLAGS.repeats,
     )
   count = sum(jnp.prod(jnp.array(shape)) for shape in shapes.values())
   print(f"{len(shapes)} parameters of Muon's, {count / 1e6:.2f} M numbers, {devices} devices")
   for name, value in ms.items():
     print(f"{name:5s} {value:7.1f} ms, {value / ms['optax']:.2f} of optax's")
-  if JSON.value:
-    with open(JSON.value, "w") as f:
+  if FLAGS.json:
+    with open(FLAGS.json, "w") as f:
       json.dump({"devices": devices, "milliseconds": ms}, f, indent=2)
 
 
