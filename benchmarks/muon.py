@@ -6,11 +6,11 @@ Only the parameters that Muon owns, of their shapes, with random gradients; thei
 """
 
 import json
+import math
 import os
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from absl import flags
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
@@ -52,7 +52,7 @@ def main(argv) -> None:
       {name: lambda name=name: updates[name](gradients, states[name]) for name in transforms},
       FLAGS.repeats,
     )
-  count = sum(jnp.prod(jnp.array(shape)) for shape in shapes.values())
+  count = sum(math.prod(shape) for shape in shapes.values())
   print(f"{len(shapes)} parameters of Muon's, {count / 1e6:.2f} M numbers, {devices} devices")
   for name, value in ms.items():
     print(f"{name:5s} {value:7.1f} ms, {value / ms['optax']:.2f} of optax's")

@@ -1,4 +1,4 @@
-"""The reference run: every stage of the report's recipe in small, on a laptop.
+"""The reference run: every stage of the report's recipe in small, on a laptop (not run whole yet).
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
   config = config_of(__file__, "quickstart", f"two,{arg}")
   config.name = "small"
   stages = config.stages
-  # One visual tokenizer grows from another, so that a model that learnt the first bits goes on knowing them.
+  # One visual tokenizer grows from another: its first bits begin with the meaning that the model knows.
   stages.pictures.tokenizer.quantizer.bits = _BITS
   stages.frames_12 = config_of(__file__, "visual_tokenizer", f"video,bits={_BITS},{arg}")
   stages.frames_12.start, stages.frames.start = "@pictures", "@frames_12"

@@ -75,7 +75,7 @@ def get_config(arg: str = ""):
     # Twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
     config.train.ramp.update(end=2, steps=5500)
 
-  # Only a CPU's: its cores are devices, a part of the batch to each (1.35 times as fast on 2 cores).
+  # Only a CPU's: its cores are devices, a part of the batch to each (docs/running.md).
   config.mesh.cpu_split = config.data.rows_per_batch
 
   if tiny:

@@ -84,7 +84,7 @@ class EvaluationConfig:
     prompt: what the sample at the end of a run continues.
     prompts: scenes of each split that the full model draws and reads at the end of a run with vision, and
       utterances that it hears and says with audio; 0: none. The command asks more, and every member.
-    members: of `config.elastic.members`, those that are asked like the full model.
+    members: of `config.elastic.members`, those that are asked so too.
     temperature, guidance: how scenes are drawn; see `generate.draw.DrawingConfig`.
   """
 

@@ -341,7 +341,7 @@ def inflate(params: Any, config: TokenizerConfig) -> Any:
 
 
 def widen(params: Any, config: TokenizerConfig) -> Any:
-  """Parameters of a tokenizer with more bits, whose first bits mean what they meant.
+  """Parameters of a tokenizer with more bits, whose first bits begin with their old meaning.
 
   A family of growing bit widths for progressive switching (ERNIE 5.0, section 3.1); how one grows from another is our
   choice. The encoder's projection to new bits is fresh, of the old ones' size, so that the latent's norm hardly
