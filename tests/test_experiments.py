@@ -35,7 +35,9 @@ def read(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
 
 
 def load(path: pathlib.Path, arg: str) -> Experiment:
-  return build_experiment(read(path, arg))
+  """An experiment, or the first stage of one in two halves."""
+  values = read(path, arg)
+  return build_experiment(values.stages.pretrain if "stages" in values else values)
 
 
 def parts(e: Experiment):
@@ -144,16 +146,26 @@ def test_rows_of_the_quickstarts_model_are_not_those_of_its_tokenizer():
   assert stages_of.text.data.rows_per_batch == rows
 
 
+@pytest.mark.parametrize("arg", ["", ",tiny"])
 @pytest.mark.parametrize("modality", ["text", "media", "speech"])
-def test_a_modality_alone_is_trained_with_what_the_quickstart_keeps_as_it_is(modality):
-  e = load(FOLDER / "alone.py", modality)
-  folders = [e.start, e.text.tokenizer, e.vision.tokenizer, e.vision.encoder, e.audio.codec]
-  start = "runs/quickstart"
-  assert [folder.removeprefix(f"{start}/") for folder in folders] == {
-    "text": ["", "text/tokenizer.model", "", "", ""],
-    "media": ["look", "", "", "encoder", ""],  # an encoder that is not named is trained
-    "speech": ["", "text/tokenizer.model", "", "", "codec"],
+def test_a_modality_alone_is_trained_with_what_the_reference_run_keeps_as_it_is(modality, arg):
+  values = read(FOLDER / "alone.py", modality + arg)
+  pipeline = stages.stage_of(values).build(values)
+  first, second = (build_experiment(values.stages[name]) for name in pipeline.stages)
+  folders = [
+    [e.start, e.text.tokenizer, e.vision.tokenizer, e.vision.encoder, e.audio.codec]
+    for e in (first, second)
+  ]
+  assert [[folder.removeprefix("runs/small/") for folder in half] for half in folders] == {
+    "text": [["", "text/tokenizer.model", "", "", ""], ["@pretrain", "", "", "", ""]],
+    # An encoder that is not named is trained; a tokenizer that is not is the start's.
+    "media": [["look", "", "", "encoder", ""], ["@pretrain", "", "frames", "encoder", ""]],
+    "speech": [["", "text/tokenizer.model", "", "", "codec"], ["@pretrain", "", "", "", ""]],
   }[modality]
+  joint = [build_experiment(read(FOLDER / "small.py", arg[1:]).stages[n]) for n in pipeline.stages]
+  for alone, whole in zip((first, second), joint):
+    assert 0 < alone.train.steps < whole.train.steps / 2
+    assert alone.data.rows_per_batch == whole.data.rows_per_batch
 
 
 @pytest.mark.parametrize("arg", ["", "tiny"])
