@@ -344,8 +344,9 @@ def widen(params: Any, config: TokenizerConfig) -> Any:
   """Parameters of a tokenizer with more bits, whose first bits begin with their old meaning.
 
   A family of growing bit widths for progressive switching (ERNIE 5.0, section 3.1); how one grows from another is our
-  choice. The encoder's projection to new bits is fresh, of the old ones' size, so that the latent's norm hardly
-  changes; the decoder reads nothing from them yet.
+  choice. A new bit is of a random mixture of the old ones' latents, in units of one of them: as balanced as they are from
+  the start, while of a fresh projection of features, whose mean is not zero, the sign may be the same everywhere. The
+  decoder reads nothing from new bits yet.
 
   Args:
     params: of a tokenizer with fewer bits, unboxed.
@@ -358,17 +359,13 @@ def widen(params: Any, config: TokenizerConfig) -> Any:
   new = config.quantizer.bits
   if new < old:
     raise ValueError(f"bits can grow, not shrink: {old} to {new}")
-  fresh = initial_params(config, jax.random.key(0))["project"]["kernel"][..., old:]
-  size = lambda kernel: jnp.sqrt(jnp.mean(jnp.square(kernel)) + 1e-12)
   project, expand = params["project"], params["decoder"]["expand"]
-  more = fresh * (size(project["kernel"]) / size(fresh))
+  mix = jax.random.normal(jax.random.key(0), (old, new - old))
+  mix = jnp.concatenate([jnp.eye(old), mix / jnp.linalg.norm(mix, axis=0)], axis=-1)
   unread = [(0, 0)] * 3 + [(0, new - old), (0, 0)]
   return {
     **params,
-    "project": {
-      "kernel": jnp.concatenate([project["kernel"], more], axis=-1),
-      "bias": jnp.pad(project["bias"], (0, new - old)),
-    },
+    "project": jax.tree.map(lambda x: x @ mix, project),
     "decoder": {
       **params["decoder"], "expand": {**expand, "kernel": jnp.pad(expand["kernel"], unread)}
     },

@@ -91,6 +91,10 @@ def test_a_wider_tokenizers_first_bits_mean_what_they_meant():
   assert (share > 0).all() and 0.5 < np.median(share) < 1.5
   new = np.asarray(after[..., 3:])
   assert (new.std(axis=(0, 1, 2, 3)) > 0.1).all()  # signs that can be learnt, each its own
+  old = np.asarray(after[..., :3]).reshape(-1, 3)
+  mixture, error, rank, _ = np.linalg.lstsq(old, new.reshape(-1, 4))
+  assert rank == 3 and error.max() < 1e-6  # where old ones are balanced, so are they
+  np.testing.assert_allclose(np.linalg.norm(mixture, axis=0), 1, rtol=1e-3)
   total = jax.random.normal(jax.random.key(2), (2, 2, 2, 2, 7))
   np.testing.assert_allclose(
     decode(wide, grown, total), decode(VIDEO, params, total[..., :3]), rtol=1e-5, atol=1e-5
