@@ -1,4 +1,4 @@
-"""The reference run: every stage of the report's recipe in small, on a laptop (not run whole yet).
+"""The reference run: every stage of the report's recipe in small, on a laptop.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
