@@ -1,4 +1,4 @@
-"""The reference run: every stage of the report's recipe in small, on a laptop.
+"""The reference run: every stage of the report's recipe in small, on a laptop: two hours on 2 cores.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
@@ -42,7 +42,7 @@ def get_config(arg: str = ""):
   look.name, look.model = "small_look", stages.pretrain.model
   look.vision.tokenizer = "@frames_12"
   if not tiny:
-    # Shapes of videos that are rebuilt are right in 0.95 after 12,000 steps, and 0.99 after 24,000.
+    # Shapes of videos that are rebuilt were right in 0.95 after 12,000 steps at half the rate, and 0.99 after these.
     stages.frames_12.train.steps, stages.frames.train.steps = 5000, 24_000
   return config
 

@@ -361,11 +361,11 @@ def widen(params: Any, config: TokenizerConfig) -> Any:
     raise ValueError(f"bits can grow, not shrink: {old} to {new}")
   project, expand = params["project"], params["decoder"]["expand"]
   mix = jax.random.normal(jax.random.key(0), (old, new - old))
-  mix = jnp.concatenate([jnp.eye(old), mix / jnp.linalg.norm(mix, axis=0)], axis=-1)
+  mix = mix / jnp.linalg.norm(mix, axis=0)
   unread = [(0, 0)] * 3 + [(0, new - old), (0, 0)]
   return {
     **params,
-    "project": jax.tree.map(lambda x: x @ mix, project),
+    "project": jax.tree.map(lambda x: jnp.concatenate([x, x @ mix], axis=-1), project),
     "decoder": {
       **params["decoder"], "expand": {**expand, "kernel": jnp.pad(expand["kernel"], unread)}
     },
