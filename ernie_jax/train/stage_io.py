@@ -71,7 +71,10 @@ def without(values: Any, keys: Collection[str]) -> Any:
 
 
 def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) -> str:
-  """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does."""
+  """`KEY was OLD, is NEW` of the first value that differs, `free` keys apart; empty if none does.
+
+  Of lists of structs that differ in length the lengths are told: their values would fill the screen.
+  """
   if isinstance(old, dict) and isinstance(new, dict):
     pairs = [(f"{path}.{key}", old.get(key), new[key]) for key in new if key not in free]
   elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
@@ -81,6 +84,9 @@ def first_difference(old: Any, new: Any, path: str, free: Sequence[str] = ()) ->
   for where, one, other in pairs:
     if found := first_difference(one, other, where, free):
       return found
+  lists = isinstance(old, list) and isinstance(new, list) and len(old) != len(new)
+  if lists and any(isinstance(value, dict) for value in (*old, *new)):
+    return f"{path} had {len(old)} entries, has {len(new)}"
   # What only the old of two dicts has is of no effect.
   same = isinstance(old, dict) and isinstance(new, dict)
   return "" if same or old == new else f"{path} was {old!r}, is {new!r}"

@@ -20,6 +20,7 @@ OLD = {"steps": 5, "worlds": [{"side": 32}, {"side": 32, "weight": 1.0}], "membe
       OLD | {"worlds": [{"side": 32}, {"side": 32}]},  # a key less
       f"config.worlds was {OLD['worlds']}, is [{{'side': 32}}, {{'side': 32}}]",
     ),
+    (OLD | {"worlds": [{"side": 32}]}, "config.worlds had 2 entries, has 1"),
     (OLD | {"members": []}, "config.members was ['2x2x2'], is []"),
     (OLD | {"members": "2x2x2"}, "config.members was ['2x2x2'], is '2x2x2'"),
     (OLD | {"worlds": {}}, "config.worlds was [{'side': 32}, {'side': 32, 'weight': 1.0}], is {}"),
