@@ -14,7 +14,7 @@ shapes (0.91 right) and no sign (0.08, the floor) after 1,500 steps.
 """
 
 from ernie_jax.data.media_rows import MediaDataConfig, TaskWeights
-from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.sequence.media import SlotsConfig
 from ernie_jax.train.experiment import config_of, default_config, make_tiny, plain

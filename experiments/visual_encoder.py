@@ -8,7 +8,7 @@ that things lie anywhere, and as many with colours that no word names, so that a
 
 import dataclasses
 
-from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.train.experiment import plain
 from ernie_jax.train.visual_encoder_run import default_config

@@ -36,7 +36,7 @@ from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.pipeline import DataConfig
 from ernie_jax.data.text_files import TextSource
-from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.elastic.family import ElasticConfig

@@ -14,7 +14,7 @@ from ernie_jax.data.pipeline import DataConfig, held_out_media, training_pipelin
 from ernie_jax.data.spoken_scenes import open_spoken
 from ernie_jax.data.world import scenes
 from ernie_jax.data.world.pronounce import pronounce
-from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.data.world.speech import FRAMES_PER_CODE, HOP, TRAINING_SPEAKERS, utterance_from_json
 from ernie_jax.data.world.spoken import Recordings, SpokenSource

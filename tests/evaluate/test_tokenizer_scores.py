@@ -5,7 +5,7 @@ import pytest
 
 from ernie_jax.data.media_example import MediaExample
 from ernie_jax.data.world.render import render
-from ernie_jax.data.world.scene import SceneConfig, sample_scene
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.evaluate import tokenizer as evaluate
 
 

@@ -17,7 +17,7 @@ from ernie_jax.audio.quantizer import RvqConfig, fresh_codebooks
 from ernie_jax.backbone.config import AudioConfig
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.world.questions import KINDS
-from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.data.world.spoken import SpokenSource
 from ernie_jax.elastic.family import ElasticConfig, parse_member

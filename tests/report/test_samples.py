@@ -12,7 +12,7 @@ from ernie_jax import config as config_lib
 from ernie_jax.data.audio import to_float
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.speech_rows import SpeechDataConfig
-from ernie_jax.data.world.scene import SceneConfig
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.data.world.speech_set import SpeechSource
 from ernie_jax.data.world.spoken import SpokenSource

@@ -11,17 +11,8 @@ import numpy as np
 
 from ernie_jax.data.world.language import caption
 from ernie_jax.data.world.questions import reference
-from ernie_jax.data.world.scene import (
-  COLOURS,
-  PLACES,
-  SHAPES,
-  SIZES,
-  Object,
-  Scene,
-  SceneConfig,
-  place_centre,
-  sample_scene,
-)
+from ernie_jax.data.world.scene import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, place_centre
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 
 _MOST_OBJECTS = 3
 _TRIES = 1000

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ernie_jax.data.world.documents import story
 from ernie_jax.data.world.language import caption_exact
-from ernie_jax.data.world.scene import SceneConfig, place_of, sample_scene, track
+from ernie_jax.data.world.scene import place_of, track
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 
 CHANGED = {
   "turns into": "shape",

@@ -17,7 +17,8 @@ from ernie_jax.data.world.language import (
   describe,
   parse_caption,
 )
-from ernie_jax.data.world.scene import Described, SceneConfig, sample_scene
+from ernie_jax.data.world.scene import Described
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 
 scenes = st.builds(
   lambda frames, seed, split: sample_scene(

@@ -14,15 +14,8 @@ from ernie_jax.data.world.patch_labels import (
   patch_labels,
 )
 from ernie_jax.data.world.render import render
-from ernie_jax.data.world.scene import (
-  Background,
-  Object,
-  Scene,
-  SceneConfig,
-  place_of,
-  sample_scene,
-  track,
-)
+from ernie_jax.data.world.scene import Background, Object, Scene, place_of, track
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.data.world.scenes import WorldSource
 
 DARK = Background(shade="dark", texture="plain", grey=60)

@@ -9,7 +9,8 @@ import pytest
 from ernie_jax.data.world.documents import story
 from ernie_jax.data.world.pronounce import PRONUNCIATIONS, SILENT, pronounce
 from ernie_jax.data.world.questions import questions
-from ernie_jax.data.world.scene import COLOURS, SHAPES, SIZES, SceneConfig, sample_scene
+from ernie_jax.data.world.scene import COLOURS, SHAPES, SIZES
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.data.world.speech import CONSONANTS, VOCABULARY, VOWELS
 
 

@@ -22,10 +22,9 @@ from ernie_jax.data.world.scene import (
   SHAPES,
   SIZES,
   Described,
-  SceneConfig,
   is_held_out,
-  sample_scene,
 )
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 
 NAMES = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES}
 PLACE = "|".join(sorted(PLACES, key=len, reverse=True))

@@ -14,10 +14,9 @@ from ernie_jax.data.world.scene import (
   Background,
   Object,
   Scene,
-  SceneConfig,
-  sample_scene,
   track,
 )
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.errors import UserError
 
 CLEAN = SceneConfig(position_jitter=0.0, colour_jitter=0, texture_probability=0.0)

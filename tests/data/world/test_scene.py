@@ -11,15 +11,14 @@ from ernie_jax.data.world.scene import (
   SHAPES,
   SIZES,
   Described,
-  SceneConfig,
   is_held_out,
   motions_at,
   place_centre,
   place_of,
-  sample_scene,
   scene_from_json,
   track,
 )
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.errors import UserError
 
 configs = st.builds(

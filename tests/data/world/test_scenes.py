@@ -7,7 +7,8 @@ from ernie_jax.data.media_records import MediaExamples
 from ernie_jax.data.world import scenes
 from ernie_jax.data.world.language import caption_exact
 from ernie_jax.data.world.render import render
-from ernie_jax.data.world.scene import SceneConfig, scene_from_json
+from ernie_jax.data.world.scene import scene_from_json
+from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import SPLITS, WorldSource, draw_example, prepare
 
 PICTURES = WorldSource(

@@ -15,11 +15,10 @@ from ernie_jax.data.world.scene import (
   Described,
   Object,
   Scene,
-  SceneConfig,
   place_centre,
   place_of,
-  sample_scene,
 )
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.evaluate.oracles.image import judge_picture, read_picture
 from ernie_jax.evaluate.oracles.score import mean_scores, shuffled
 

@@ -12,10 +12,9 @@ from ernie_jax.data.world.scene import (
   Background,
   Object,
   Scene,
-  SceneConfig,
   place_centre,
-  sample_scene,
 )
+from ernie_jax.data.world.scene_sampling import SceneConfig, sample_scene
 from ernie_jax.evaluate.oracles.score import mean_scores, shuffled
 from ernie_jax.evaluate.oracles.video import judge_video, static_video
 
