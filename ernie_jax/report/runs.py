@@ -20,7 +20,7 @@ from ernie_jax.errors import UserError
 from ernie_jax.evaluate.figures import Series, read_metrics
 from ernie_jax.train import checkpoint
 from ernie_jax.train.metrics import FILE_NAME as METRICS
-from ernie_jax.train.pipeline_run import RECORD, read_record
+from ernie_jax.train.pipeline_record import RECORD, read_record
 
 MODEL = "pretrain"
 

@@ -16,8 +16,6 @@ WORKDIR/report.html tells of the whole run.
 import contextlib
 import dataclasses
 import graphlib
-import hashlib
-import json
 import pathlib
 import re
 import shutil
@@ -35,17 +33,21 @@ from ernie_jax.sharding.mesh import MeshConfig
 from ernie_jax.train import stages
 from ernie_jax.train.hardware import machine
 from ernie_jax.train.model_io import read_config, write_config
-from ernie_jax.train.stage_io import first_difference, without
-from ernie_jax.whole_file import written_whole
+from ernie_jax.train.pipeline_record import (
+  FREE,
+  Record,
+  change,
+  difference,
+  goes_further,
+  identity,
+  made_from,
+  put,
+  read_record,
+)
 
 STAGE = "pipeline"
-RECORD, ASIDE = "pipeline.json", "stale"
+ASIDE = "stale"  # where the folders of stale stages go
 REPORT = "report.html"  # written last, so where it is the run is complete
-# What a stage may change without being another: where, how fast, how often something is told or kept. Identities in
-# records are made without these keys, so none can be added or removed.
-_FREE = ("data_dir", "cache_mb", "prefetch", "threads", "oracle_dir", "mesh", "remat", "scan")
-_FREE += ("log_every", "evaluate_every", "checkpoint_every", "keep_latest", "keep_every", "profile")
-_SCORING = ("evaluation", "examples", "metric_examples")  # nor how it is scored
 _TOLD_EVERY = 60.0  # seconds between two notes of how long a stage has run
 
 
@@ -76,7 +78,7 @@ class PipelineExperiment:
 
   def made_from(self, name: str) -> tuple[str, ...]:
     """The stages that a stage refers to."""
-    return tuple(dict.fromkeys(_references(self.stages[name])))
+    return made_from(self.stages[name])
 
 
 def build_experiment(values: Any) -> PipelineExperiment:
@@ -93,7 +95,7 @@ def build_experiment(values: Any) -> PipelineExperiment:
     raise UserError("config.stages must be a group of configs by name")
   graph = {}
   for name, one in sorted(found.items()):
-    graph[name] = sorted(set(_references(one)))
+    graph[name] = sorted(made_from(one))
     if unknown := [other for other in graph[name] if other not in found]:
       raise UserError(f"config.stages.{name} refers to @{unknown[0]}, and there is no such stage")
   try:
@@ -142,35 +144,6 @@ def run_experiment(
     _final_report(experiment, workdir)
 
 
-def identity(record: Mapping[str, Mapping[str, Any]], name: str) -> str:
-  """What a stage was made of, by the record: its config, and which run of which stages it refers to."""
-  config = record.get(name, {}).get("config", {})
-  others = [
-    f"{identity(record, other)} {record.get(other, {}).get('run', 0)}"
-    for other in dict.fromkeys(_references(config))
-  ]
-  own = json.dumps(without(config, _FREE), sort_keys=True)
-  return hashlib.sha256("/".join([own, *others]).encode()).hexdigest()[:16]
-
-
-def read_record(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """What WORKDIR/pipeline.json says of each stage.
-
-  That is its `identity` and `config`, the number of its `run` (from the start), whether it is `finished`, the
-  `machine` that it ran on, and the `seconds` that it took.
-
-  Raises:
-    UserError: it cannot be read.
-  """
-  path = workdir / RECORD
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    return {}
-  except (OSError, ValueError) as e:
-    raise UserError(f"cannot read {path}: {e}") from e
-
-
 def _run_stage(
   experiment: PipelineExperiment, workdir: pathlib.Path, name: str, *, forced: bool
 ) -> bool:
@@ -180,10 +153,10 @@ def _run_stage(
     if not _is_finished(experiment, workdir, other, record):
       raise UserError(f"--only: {name} is made from {other}, which is not finished")
   old = record.get(name)
-  further = bool(old) and _goes_further(experiment, name, record)
-  change = _change(experiment, name, record) if old and not further else ""
-  if old and (forced or change):
-    why = "is run again as asked" if forced else f"is stale: {change}"
+  further = bool(old) and goes_further(experiment.stages, name, record)
+  changed = change(experiment.stages, name, record) if old and not further else ""
+  if old and (forced or changed):
+    why = "is run again as asked" if forced else f"is stale: {changed}"
     aside = _put_aside(workdir, name, old["run"])
     _tell(f"{name} {why}" + (f"; what was there is kept in {aside}" if aside else ""))
     entry = {"run": old["run"] + 1, "seconds": 0.0}
@@ -211,10 +184,10 @@ def _is_finished(
   experiment: PipelineExperiment,
   workdir: pathlib.Path,
   name: str,
-  record: Mapping[str, Mapping[str, Any]],
+  record: Record,
 ) -> bool:
   """Whether a stage, as it is now, came to its end, and what it left is there."""
-  ended = record.get(name, {}).get("finished") and not _change(experiment, name, record)
+  ended = record.get(name, {}).get("finished") and not change(experiment.stages, name, record)
   return bool(ended) and (workdir / name).is_dir()
 
 
@@ -248,7 +221,7 @@ def _timed(
   so_far = lambda: entry | {"seconds": entry["seconds"] + time.monotonic() - began}
   finished = False
   try:
-    with _whole_keys(name), _noted(lambda: _put(workdir, name, so_far())):
+    with _whole_keys(name), _noted(lambda: put(workdir, name, so_far())):
       stage.run(stage.build(values), workdir / name)
     finished = True
   finally:
@@ -289,57 +262,6 @@ def _whole_keys(name: str) -> Iterator[None]:
     raise UserError(re.sub(r"\bconfig\.(?!json)", f"config.stages.{name}.", str(e))) from e
 
 
-def _change(
-  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
-) -> str:
-  """Why a stage is stale; empty where it is not."""
-  old, now = record[name]["config"], experiment.stages[name]
-  return _difference(name, old, now, (*_FREE, *_SCORING)) or _made_anew(experiment, name, record)
-
-
-def _made_anew(
-  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
-) -> str:
-  """Says that what a stage is made from is no longer what it was made from; empty where it is."""
-  others = experiment.made_from(name)
-  changed = any(other not in record or _change(experiment, other, record) for other in others)
-  if changed or (others and record[name]["identity"] != identity(record, name)):
-    return f"it is made from {' and '.join(others)}, which changed"
-  return ""
-
-
-def _difference(name: str, old: dict[str, Any], now: dict[str, Any], free: Sequence[str]) -> str:
-  """`KEY was OLD, is NEW` of the first key that has a part in what a stage trains; empty if none differs.
-
-  A key that one of the configs does not have is at its default.
-  """
-  with contextlib.suppress(UserError):  # the old one is of a version that had other keys
-    old, now = _counted(old), _counted(now)
-  return first_difference(old, now, f"config.stages.{name}", free)
-
-
-def _counted(values: dict[str, Any]) -> dict[str, Any]:
-  """What of a stage's config has a part in what is trained, every default included."""
-  stage = stages.stage_of(values)
-  return stage.counted(config_lib.to_dict(stage.build(values)))
-
-
-def _goes_further(
-  experiment: PipelineExperiment, name: str, record: Mapping[str, Mapping[str, Any]]
-) -> bool:
-  """Whether a stage that nothing is made from differs from its record by more steps, and by nothing else."""
-  if any(name in experiment.made_from(other) for other in experiment.stages):
-    return False
-  old, now = record[name]["config"], experiment.stages[name]
-  before, after = (values.get("train", {}).get("steps", 0) for values in (old, now))
-  if not 0 < before < after:
-    return False
-  longer = old | {"train": old["train"] | {"steps": after}}
-  return not (
-    _difference(name, longer, now, (*_FREE, *_SCORING)) or _made_anew(experiment, name, record)
-  )
-
-
 def _scored_otherwise(
   experiment: PipelineExperiment, workdir: pathlib.Path, name: str, old: Mapping[str, Any]
 ) -> str:
@@ -348,7 +270,7 @@ def _scored_otherwise(
   The folder of a model keeps how it is to be scored, so there it is told once.
   """
   now, folder = experiment.stages[name], workdir / name
-  found = _difference(name, old["config"], now, _FREE)
+  found = difference(name, old["config"], now, FREE)
   if not found or not {"model", "elastic"} <= set(now):
     return f"; {found}, of which its scores know nothing" if found else ""
   stored = read_config(folder)
@@ -376,16 +298,8 @@ def _put_aside(workdir: pathlib.Path, name: str, run: int) -> pathlib.Path | Non
 
 def _write(workdir: pathlib.Path, name: str, entry: dict[str, Any]) -> None:
   """Puts a stage's entry into the record, which all processes then see."""
-  _put(workdir, name, entry)
+  put(workdir, name, entry)
   _together("record")
-
-
-def _put(workdir: pathlib.Path, name: str, entry: dict[str, Any]) -> None:
-  """Puts a stage's entry into the record, by the first process."""
-  if jax.process_index() == 0:
-    record = read_record(workdir) | {name: entry}
-    with written_whole(workdir / RECORD) as part:
-      part.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _together(what: str) -> None:
@@ -396,17 +310,6 @@ def _together(what: str) -> None:
 def _tell(line: str) -> None:
   if jax.process_index() == 0:
     print(f"stage {line}", flush=True)
-
-
-def _references(values: Any) -> Iterator[str]:
-  """The names of the stages that values refer to."""
-  if isinstance(values, dict):
-    values = list(values.values())
-  if isinstance(values, list):
-    for value in values:
-      yield from _references(value)
-  elif isinstance(values, str) and values.startswith("@"):
-    yield values[1:].partition("/")[0]
 
 
 def _resolved(values: Any, place) -> Any:

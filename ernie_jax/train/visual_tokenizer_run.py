@@ -38,14 +38,9 @@ from ernie_jax.train.stage_io import check_same_tokenizer
 from ernie_jax.train.tokenizer_io import load_tokenizer, read_tokenizer_config
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
 from ernie_jax.vision.discriminator import DiscriminatorConfig
+from ernie_jax.vision.grow import inflate, widen
 from ernie_jax.vision.teacher import Teacher, VitTeacher, load_classifier, train_classifier
-from ernie_jax.vision.tokenizer import (
-  TokenizerConfig,
-  VisualTokenizer,
-  inflate,
-  initial_params,
-  widen,
-)
+from ernie_jax.vision.tokenizer import TokenizerConfig, VisualTokenizer, initial_params
 from ernie_jax.whole_file import written_whole
 
 STAGE = "visual_tokenizer"

@@ -12,7 +12,7 @@ from ernie_jax import config as config_lib
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.errors import UserError
 from ernie_jax.sharding.mesh import MeshConfig
-from ernie_jax.train import hardware, pipeline_run, stages, text_tokenizer_run
+from ernie_jax.train import hardware, pipeline_record, pipeline_run, stages, text_tokenizer_run
 from ernie_jax.train.experiment import default_config, plain
 from ernie_jax.train.model_io import load_model, model_workdir, read_config
 
@@ -93,7 +93,7 @@ def test_stages_run_after_what_they_are_made_from_and_once(tmp_path, ran, capsys
   pipeline_run.run_experiment(pipeline(a={"log_every": 7}), tmp_path)  # how often it tells
   assert not ran
   assert "stage c is finished" in capsys.readouterr().out
-  record = pipeline_run.read_record(tmp_path)
+  record = pipeline_record.read_record(tmp_path)
   assert all(one["finished"] and one["seconds"] >= 0 for one in record.values())
 
 
@@ -148,7 +148,7 @@ def test_a_key_that_a_stage_ran_without_is_at_its_default(tmp_path, ran):
   assert ran == ["alone"]
   record = json.loads(path.read_text())
   record["alone"]["config"]["gone"] = 1  # a key of another version
-  record["alone"]["identity"] = pipeline_run.identity(record, "alone")
+  record["alone"]["identity"] = pipeline_record.identity(record, "alone")
   path.write_text(json.dumps(record))
   pipeline_run.run_experiment(pipeline(alone={"train": {"warmup_steps": 1}}), tmp_path)
   assert ran == ["alone"]
@@ -156,12 +156,12 @@ def test_a_key_that_a_stage_ran_without_is_at_its_default(tmp_path, ran):
 
 def test_the_identities_of_records_are_what_they_have_always_been(tmp_path, ran):
   pipeline_run.run_experiment(pipeline(), tmp_path)
-  record = pipeline_run.read_record(tmp_path)
+  record = pipeline_record.read_record(tmp_path)
   identities = {name: one["identity"] for name, one in record.items()}
   assert identities == IDENTITIES
   record["b"]["run"] = 2
-  assert pipeline_run.identity(record, "b") == IDENTITIES["b"]
-  assert pipeline_run.identity(record, "c") != IDENTITIES["c"]
+  assert pipeline_record.identity(record, "b") == IDENTITIES["b"]
+  assert pipeline_record.identity(record, "c") != IDENTITIES["c"]
 
 
 def test_a_stage_that_nothing_is_made_from_goes_on_to_more_steps(tmp_path, ran, capsys):
@@ -171,7 +171,7 @@ def test_a_stage_that_nothing_is_made_from_goes_on_to_more_steps(tmp_path, ran, 
   pipeline_run.run_experiment(of("c", steps=6), tmp_path)
   assert ran == ["c"] and "stage c goes on" in capsys.readouterr().out
   assert not (tmp_path / "stale").exists()
-  assert pipeline_run.read_record(tmp_path)["c"]["run"] == 1
+  assert pipeline_record.read_record(tmp_path)["c"]["run"] == 1
   pipeline_run.run_experiment(of("c", steps=6), tmp_path)
   assert ran == ["c"]
   pipeline_run.run_experiment(of("c", steps=4), tmp_path)
@@ -188,7 +188,7 @@ def test_the_time_of_a_stage_is_noted_while_it_runs(tmp_path, ran, monkeypatch):
   pipeline_run.run_experiment(pipeline(a={"text": "slow"}), tmp_path, only=["a"])
   meanwhile = json.loads((tmp_path / "a" / "meanwhile.json").read_text())["a"]
   assert not meanwhile["finished"] and meanwhile["seconds"] > 0.1
-  ended = pipeline_run.read_record(tmp_path)["a"]
+  ended = pipeline_record.read_record(tmp_path)["a"]
   assert ended["finished"] and ended["seconds"] >= meanwhile["seconds"]
 
 
@@ -200,9 +200,9 @@ def test_a_text_tokenizer_is_another_only_by_its_text():
   rows["data"] |= {"rows_per_batch": 3, "row_length": 64, "bpe_dropout": 0.5}
   rows["data"]["sources"][0]["weight"] = rows["data"]["media"]["worlds"][0]["weight"] = 9.0
   rows["data"]["media"]["tasks"]["draw"] = 0.0
-  assert not pipeline_run._difference("text", old, rows, ())
+  assert not pipeline_record.difference("text", old, rows, ())
   rows["data"]["media"]["worlds"][0]["seed"] = 1
-  assert pipeline_run._difference("text", old, rows, ()).endswith("[0].seed was 0, is 1")
+  assert pipeline_record.difference("text", old, rows, ()).endswith("[0].seed was 0, is 1")
 
 
 def test_a_forced_stage_makes_what_is_made_from_it_stale(tmp_path, ran):
@@ -239,7 +239,7 @@ def test_a_stage_that_failed_goes_on(tmp_path, ran, capsys):
   made = pipeline(b={"text": "fails"})
   with pytest.raises(UserError, match="no luck"):
     pipeline_run.run_experiment(made, tmp_path)
-  assert not pipeline_run.read_record(tmp_path)["b"]["finished"]
+  assert not pipeline_record.read_record(tmp_path)["b"]["finished"]
   pipeline_run.run_experiment(made, tmp_path)
   assert "stage b goes on" in capsys.readouterr().out
   assert (tmp_path / "c" / "note").read_text() == "AfailsC"

@@ -27,9 +27,10 @@ from ernie_jax.train.step import make_step
 from ernie_jax.train.visual_tokenizer import MediaBatch, TokenizerLossConfig, TokenizerTask
 from ernie_jax.vision import losses
 from ernie_jax.vision.discriminator import DiscriminatorConfig
+from ernie_jax.vision.grow import inflate
 from ernie_jax.vision.quantizer import QuantizerConfig
 from ernie_jax.vision.teacher import Classifier, ClassifierTeacher
-from ernie_jax.vision.tokenizer import TokenizerConfig, inflate, initial_params
+from ernie_jax.vision.tokenizer import TokenizerConfig, initial_params
 
 IMAGE = TokenizerConfig(
   quantizer=QuantizerConfig(sides=(1, 2, 4), bits=4), patch=4, widths=(8,), blocks=1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ernie_jax.vision import tokenizer as t
+from ernie_jax.vision.grow import inflate, widen
 from ernie_jax.vision.quantizer import QuantizerConfig
 
 IMAGE = t.TokenizerConfig(
@@ -50,7 +51,7 @@ def decode(config, params, x):
 
 def test_an_inflated_tokenizer_does_to_images_what_the_image_tokenizer_does():
   params = trained(IMAGE)
-  inflated = t.inflate(params, VIDEO)
+  inflated = inflate(params, VIDEO)
   before = jitted(IMAGE, "__call__")(params, video(1))
   after = jitted(VIDEO, "__call__")(inflated, video(1))
   for name in ("features", "latent", "video"):
@@ -59,7 +60,7 @@ def test_an_inflated_tokenizer_does_to_images_what_the_image_tokenizer_does():
 
 
 def test_inflation_puts_the_kernel_in_the_last_slice():
-  params, inflated = trained(IMAGE), t.inflate(trained(IMAGE), VIDEO)
+  params, inflated = trained(IMAGE), inflate(trained(IMAGE), VIDEO)
   for old, new in (
     (params["encoder"]["stem"]["kernel"], inflated["encoder"]["stem"]["kernel"]),
     (
@@ -74,7 +75,7 @@ def test_inflation_puts_the_kernel_in_the_last_slice():
 
 def test_inflation_refuses_another_shape():
   with pytest.raises(ValueError, match="cannot be inflated"):
-    t.inflate(trained(IMAGE), dataclasses.replace(VIDEO, widths=(6, 9)))
+    inflate(trained(IMAGE), dataclasses.replace(VIDEO, widths=(6, 9)))
 
 
 def with_bits(bits):
@@ -84,7 +85,7 @@ def with_bits(bits):
 
 def test_a_wider_tokenizers_first_bits_mean_what_they_meant():
   params, wide = trained(VIDEO), with_bits(7)
-  grown = t.widen(params, wide)
+  grown = widen(params, wide)
   before, after = encode(VIDEO, params, video(5)), encode(wide, grown, video(5))
   share = after[..., :3] / before  # one number for each place: that of the norm
   np.testing.assert_allclose(share, np.broadcast_to(share[..., :1], share.shape), rtol=1e-4)
@@ -103,7 +104,7 @@ def test_a_wider_tokenizers_first_bits_mean_what_they_meant():
 
 def test_a_narrower_tokenizer_is_refused():
   with pytest.raises(ValueError, match="not shrink: 3 to 2"):
-    t.widen(trained(VIDEO), with_bits(2))
+    widen(trained(VIDEO), with_bits(2))
 
 
 def test_the_first_frame_of_a_video_is_an_image():
