@@ -104,6 +104,6 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   config.train.ramp.update(start=2, end=2)
   config.train.schedule.update(kind="cosine", peak=config.train.schedule.peak / 2)
   if not tiny:
-    config.train.steps = 5000
+    config.train.steps = 6000
     config.evaluation.prompts = 512
   return config
