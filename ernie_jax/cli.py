@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -95,6 +95,20 @@ class _ConfigFileParser(config_flags.ConfigFileFlagParser):
     for key in _overrides(self.name):
       _check_key(config, key, name=self.name)
     return config
+
+
+def without_flag(arguments: Sequence[str], name: str) -> list[str]:
+  """Arguments of a command line without this flag, given as `--name=value` or as `--name value`."""
+  kept, its_value = [], False
+  for argument in arguments:
+    flag, equals, _ = argument.partition("=")
+    if flag in (f"--{name}", f"-{name}") and not its_value:
+      its_value = not equals
+    elif its_value:
+      its_value = False
+    else:
+      kept.append(argument)
+  return kept
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

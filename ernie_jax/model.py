@@ -43,7 +43,7 @@ class Output:
       text target of position i + m + 1. Empty while decoding with a cache.
     stats: `LayerStats` with leading [N].
     cache: the cache with this block appended, if one was given.
-    audio: one [B, L, D] for each level, which `code_logits` takes; empty without sound.
+    audio: one [B, L, D] for each level, what the head of that level reads; empty without sound.
     codes: int32 [B, L, R], codes fed back at audio-predicting positions; None without sound.
   """
 

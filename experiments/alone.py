@@ -52,6 +52,7 @@ def _shorten(config: ml_collections.ConfigDict, share: float) -> None:
   train = config.train
   train.steps = max(2, round(share * train.steps))
   train.ramp.steps = round(share * train.ramp.steps)
+  train.schedule.warmup_steps = round(share * train.schedule.warmup_steps)
   config.elastic.first_step = round(share * config.elastic.first_step)
 
 

@@ -22,7 +22,8 @@ needed="${needed//,/ }"
 case "$*" in
   pytest* | ruff* | python\ -m\ pytest* | python\ -m\ ruff*) needed="$needed test parity media" ;;
   python\ -m\ benchmarks*) needed="$needed parity" ;;
-  *.mp4* | *.m4v* | *.mov* | *.webm* | *.mkv* | *.avi*) needed="$needed media" ;;
+  *.mp4* | *.m4v* | *.mov* | *.webm* | *.mkv* | *.avi* | *.wav* | *.flac*) needed="$needed media" ;;
+  *evaluate.sound* | *data.espeak*) needed="$needed media" ;;
 esac
 
 # What is installed: the first line of the stamp is what it was made from (setup.py, this place),

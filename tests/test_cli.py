@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import ernie_jax
+from ernie_jax import cli
 
 PROGRAM = """
 from absl import flags, logging
@@ -138,3 +139,11 @@ def test_a_bug_keeps_its_traceback(folder):
   done = call(folder, "--fail=bug")
   assert done.returncode == 1
   assert "Traceback" in done.stderr and "ZeroDivisionError: ours" in done.stderr
+
+
+@pytest.mark.parametrize("given", [["--force=a,b"], ["--force", "a,b"], ["-force=a"], []])
+def test_a_flag_is_left_out_with_its_value(given):
+  others = ["--config=x.py", "--only=a"]
+  assert cli.without_flag([*others, *given, "--workdir=runs/x"], "force") == [
+    *others, "--workdir=runs/x"
+  ]  # fmt: skip

@@ -3,7 +3,6 @@
 python -m ernie_jax.analysis.gradients --workdir=runs/quickstart/model --batches=16
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -13,7 +12,7 @@ from ernie_jax.analysis.gradients import BATCHES, measure_gradients
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate.report import write_json
 from ernie_jax.sharding.mesh import compile_quickly
-from ernie_jax.train.model_io import load_model
+from ernie_jax.train.model_io import load_model, model_workdir
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the trained model.", allow_override=True
@@ -28,7 +27,7 @@ _JSON = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   """Runs the command; see the module's docstring."""
   del argv
-  workdir = pathlib.Path(cli.require(_WORKDIR, example="runs/quickstart/model"))
+  workdir = model_workdir(cli.require(_WORKDIR, example="runs/quickstart/model"))
   if _BATCHES.value < 1:
     raise UserError(f"--batches must be at least 1, got {_BATCHES.value}")
   compile_quickly()  # each program runs a few times

@@ -3,7 +3,6 @@
 python -m ernie_jax.analysis.routing --workdir=runs/vision --rows=256 --figure=routing.png
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from ernie_jax import cli
 from ernie_jax.analysis.routing import ROWS
 from ernie_jax.analysis.routing_study import study_routing
 from ernie_jax.errors import UserError
+from ernie_jax.train.model_io import model_workdir
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the trained model.", allow_override=True
@@ -32,7 +32,7 @@ _FIGURE = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   """Runs the command; see the module's docstring."""
   del argv
-  workdir = pathlib.Path(cli.require(_WORKDIR, example="runs/vision"))
+  workdir = model_workdir(cli.require(_WORKDIR, example="runs/vision"))
   if _ROWS.value < 1:
     raise UserError(f"--rows must be at least 1, got {_ROWS.value}")
   json_path = _JSON.value or workdir / "routing.json"

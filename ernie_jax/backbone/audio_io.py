@@ -26,7 +26,7 @@ _STD = 0.02  # of embeddings at the start, as the text's; of logits, so that no 
 
 
 class AudioIO(nn.Module):
-  """Embeds audio and voice positions, and owns the heads, which `code_logits` applies.
+  """Embeds audio and voice positions, and owns the heads (`_logits` applies one).
 
   Parameters: `embedding` [R, V + 1, D], `head` [R, D, V + 1], `voice` [S, D], and a norm for each head.
   """
@@ -118,7 +118,10 @@ def levels_after(done: int, config: ModelConfig) -> range:
 def code_logits(
   hidden: Float[Array, "... D"], level: int, params: Mapping[str, Any], config: ModelConfig
 ) -> Float[Array, "... V"]:
-  """Logits of the codes of a level and, last, of the end, from `Output.audio[level]`, in float32."""
+  """Logits of the codes of a level and, last, of the end, from `Output.audio[level]`, in float32.
+
+  All of them at once: the slow twin of the objective and of speaking, for tests.
+  """
   return _logits(hidden, params["audio"]["head"][level], config)
 
 

@@ -47,6 +47,7 @@ def find(source: str = "") -> list[TextFile]:
   Raises:
     UserError: nothing is there, it cannot be listed, or it holds no file of the wanted kind.
   """
+  source = os.path.expanduser(source)
   if not source:
     root = Path(sysconfig.get_path("stdlib"))
     paths = [p for p in _walk(root, (".py",)) if "site-packages" not in p.relative_to(root).parts]

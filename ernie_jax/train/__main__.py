@@ -57,7 +57,10 @@ def main(argv) -> int:
   try:
     stage.run(experiment, workdir, **chosen)
   except Stopped as e:
-    again = shlex.join(["python", "-m", "ernie_jax.train", *sys.argv[1:]])
+    # With --force a stage would begin again, and what was just saved be set aside.
+    again = shlex.join(
+      ["python", "-m", "ernie_jax.train", *cli.without_flag(sys.argv[1:], "force")]
+    )
     print(f"stopped by SIGTERM after step {e.args[0]}, which is saved; to go on: {again}")
   return 0
 

@@ -279,7 +279,10 @@ def _scored_otherwise(
     return ""
   if jax.process_index() == 0:
     write_config(folder, wanted)
-  return f"; {found}: python -m ernie_jax.evaluate --workdir={folder} scores it anew"
+  again = f"python -m ernie_jax.evaluate --workdir={folder}"
+  if now["model"].get("vision") or now["model"].get("audio"):
+    again += f" --prompts={wanted['evaluation']['prompts']}"
+  return f"; {found}: {again} scores every member anew"
 
 
 def _put_aside(workdir: pathlib.Path, name: str, run: int) -> pathlib.Path | None:

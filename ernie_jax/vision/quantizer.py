@@ -155,7 +155,7 @@ def quantize(
 def total_from_bits(
   bits: Bool[Array, "B T S d"], magnitudes: Float[Array, "K"], cfg: QuantizerConfig
 ) -> Float[Array, "B T h w d"]:
-  """The sum over all scales from bits alone: what the decoder reads after sampling."""
+  """The sum over all scales from bits alone, in one go: the slow twin of `quantize` and of drawing, for tests."""
   total = empty_total(bits.shape[0], bits.shape[1], cfg)
   for k in range(len(cfg.sides)):
     total = add_scale(total, bits[..., cfg.part(k), :], magnitudes, k, cfg)
@@ -165,7 +165,10 @@ def total_from_bits(
 def inputs_from_bits(
   bits: Bool[Array, "B T S d"], magnitudes: Float[Array, "K"], cfg: QuantizerConfig
 ) -> Float[Array, "B T S d"]:
-  """The running sums that a model reads before each next element; the order is in the module docstring."""
+  """The running sums that a model reads before each next element, in one go: as above, a slow twin for tests.
+
+  The order is in the module docstring.
+  """
   total = empty_total(bits.shape[0], bits.shape[1], cfg)
   inputs = []
   for k in range(len(cfg.sides)):

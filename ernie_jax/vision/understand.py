@@ -2,7 +2,8 @@
 
     encoder = Understanding(config, width=model.width)
     tokens = encoder.apply(variables, pixels, features)      # [B, V, N, W], see below
-    x = read_tokens(tokens, row)                             # [B, L, W], zero but at context positions
+
+and `backbone/vision_io.py` puts the tokens at the context positions of a row.
 
 Two encoders see the same pixels, both before any quantiser, whose bottleneck loses detail: the visual
 tokenizer's convolutions (`features`, given) and a ViT (here). The quantities are
@@ -38,7 +39,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ernie_jax.sequence.row import Kind, Row
 from ernie_jax.vision.vit import VisionTransformer, VitConfig
 from ernie_jax.vision.vit_layers import Dense, LayerNorm, Mlp, SelfAttention
 
@@ -188,16 +188,6 @@ class Merger(nn.Module):
     shape = (c.group_frames * c.group_side**2, width)
     init = nn.with_logical_partitioning(nn.initializers.normal(_POSITION_STD), (None, "embed"))
     return self.param("positions", init, shape)
-
-
-def read_tokens(tokens: Float[Array, "B V N W"], row: Row) -> Float[Array, "B L W"]:
-  """Each context position's token, by its slot and element; zeros at every other position."""
-  rows, slots, count, width = tokens.shape
-  context = (row.kind == Kind.VISION_CONTEXT)[..., None]
-  slot, element = jnp.clip(row.media_slot, 0, slots - 1), jnp.clip(row.media_element, 0, count - 1)
-  flat = tokens.reshape(rows, slots * count, width)
-  found = jnp.take_along_axis(flat, (slot * count + element)[..., None], axis=1)
-  return jnp.where(context, found, 0)
 
 
 def comparable(

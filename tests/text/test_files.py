@@ -42,6 +42,12 @@ def test_a_glob_means_what_it_matches(folder):
   )
 
 
+def test_a_tilde_is_the_home_folder(folder, monkeypatch):
+  monkeypatch.setenv("HOME", str(folder.parent))
+  assert files.find(f"~/{folder.name}") == files.find(str(folder))
+  assert files.find(f"~/{folder.name}/*/1?.txt") == files.find(str(folder / "*" / "1?.txt"))
+
+
 def test_the_default_is_the_standard_library_without_installed_packages():
   names = [f.name for f in files.find()]
   assert len(names) > 300 and all(n.endswith(".py") for n in names)

@@ -308,8 +308,8 @@ def test_a_text_tokenizer_and_the_model_that_reads_with_it(tmp_path, corpus_dir,
   capsys.readouterr()
   model.evaluation.table_rows = 3
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
-  told = f"is 3: python -m ernie_jax.evaluate --workdir={tmp_path / 'run' / 'model'} scores it anew"
-  assert told in capsys.readouterr().out
+  again = f"python -m ernie_jax.evaluate --workdir={tmp_path / 'run' / 'model'}"
+  assert f"is 3: {again} scores every member anew" in capsys.readouterr().out
   assert read_config(tmp_path / "run")["evaluation"]["table_rows"] == 3
   pipeline_run.run_experiment(pipeline_run.build_experiment(made), tmp_path / "run")
   said = capsys.readouterr().out  # once is enough

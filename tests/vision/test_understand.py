@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_jax.backbone.vision_io import entries, gather_entries
 from ernie_jax.sequence import ContextMedia, Text, lay_out, pack
 from ernie_jax.sequence.row import Kind
 from ernie_jax.sharding.rules import spec
@@ -20,7 +21,6 @@ from ernie_jax.vision.understand import (
   Understanding,
   comparable,
   parameter_count,
-  read_tokens,
 )
 from ernie_jax.vision.vit import VisionTransformer, VitConfig
 
@@ -179,11 +179,10 @@ def test_context_positions_of_a_packed_row_read_their_own_slot_and_element():
   rows = [lay_out(parts(1, shape)), lay_out(parts(0, image))]
   row = jax.tree.map(lambda a: a[None], pack(rows, 32))
   store = normal(1, 2, shape.length, WIDTH)
-  got = np.asarray(read_tokens(jnp.asarray(store), row))
-  for at in range(32):
-    expected = np.zeros(WIDTH)
-    if row.kind[0, at] == Kind.VISION_CONTEXT:
-      expected = store[0, row.media_slot[0, at], row.media_element[0, at]]
+  entry = entries(row, jnp.array([0, shape.length]))
+  got = np.asarray(gather_entries(jnp.asarray(store).reshape(1, -1, WIDTH), entry))
+  for at in np.flatnonzero(row.kind[0] == Kind.VISION_CONTEXT):
+    expected = store[0, row.media_slot[0, at], row.media_element[0, at]]
     np.testing.assert_array_equal(got[0, at], expected)
   assert (row.kind == Kind.VISION_CONTEXT).sum() == shape.length + image.length
   assert (shape.length, image.length) == (12, 4)
