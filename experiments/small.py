@@ -1,4 +1,4 @@
-"""The reference run: every stage of the report's recipe in small, on a laptop: two hours on 2 cores.
+"""The reference run: every stage of the report's recipe in small, on a laptop: two and a half hours on 2 cores.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
