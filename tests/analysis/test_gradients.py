@@ -103,11 +103,12 @@ def test_the_command_takes_the_gradient_of_a_runs_own_data(corpus_dir, tokenizer
   config.train.schedule.update(warmup_steps=0)
   config.elastic.first_step = 0
   config.mesh.data = 1
-  run_experiment(build_experiment(config), tmp_path / "run", with_report=False)
+  run_experiment(build_experiment(config), tmp_path / "run" / "model", with_report=False)
+  (tmp_path / "run" / "pipeline.json").write_text('{"model": {}}')  # it stands for its model
   command = [sys.executable, "-m", "ernie_jax.analysis.gradients", f"--workdir={tmp_path / 'run'}"]
   done = subprocess.run([*command, "--batches=2"], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  (text,) = json.loads((tmp_path / "run" / "gradients.json").read_text())["modalities"]
+  (text,) = json.loads((tmp_path / "run" / "model" / "gradients.json").read_text())["modalities"]
   assert text["name"] == "text" and text["batches"] == 2
   assert text["share"] == pytest.approx(1) and 0 < text["signal"] <= text["noise"] * 1.0001
   assert 5 < text["loss"] < 7.5  # log of 640 ids is 6.5
