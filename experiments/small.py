@@ -52,14 +52,15 @@ def get_config(arg: str = ""):
 
 
 def _tell_more(config: ml_collections.ConfigDict, arg: str) -> None:
-  """More of what is told, of heard questions above all, and of videos: a run of the quickstart's mixture fell short there."""
+  """More of what is told and of videos: a run of the quickstart's mixture fell short there."""
   media = config.data.media
   pictures, videos, pairs = media.worlds
   media.worlds = ({**pictures, "weight": 1.6}, {**videos, "weight": 2.0}, pairs)
   _add_worlds(config, arg, moving_pairs=0.5, shapes=0.3)
-  media.spoken = ({**media.spoken[0], "documents": 0.2, "weight": 1.0},)
+  media.spoken = ({**media.spoken[0], "documents": 0.2, "weight": 0.7},)
   media.tasks.update(draw=8.0, describe=2.5, answer=4.5)
-  config.objective.update(text_weight=2.5, understanding_weight=0.6, vision_weight=4.5)
+  config.objective.update(text_weight=2.5, understanding_weight=0.6)
+  config.objective.update(vision_weight=4.5, audio_weight=7.0)
 
 
 def _add_worlds(
@@ -104,6 +105,6 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   config.train.ramp.update(start=2, end=2)
   config.train.schedule.update(kind="cosine", peak=config.train.schedule.peak / 2)
   if not tiny:
-    config.train.steps = 6000
+    config.train.steps = 7000
     config.evaluation.prompts = 512
   return config

@@ -55,7 +55,7 @@ def size(tree) -> float:
 
 
 def test_the_answer_to_a_heard_question_teaches_both_eye_and_ear(loss_of):
-  rows = [row_of(hear(media(i), codes(i, 5), (70 + i, 71))) for i in range(2)]
+  rows = [row_of(hear(media(i), codes(i, 5), ((80, 81), (70 + i, 71)))) for i in range(2)]
   for one in rows:
     assert (one.row.kind == Kind.AUDIO).any() and (one.row.kind == Kind.VISION_CONTEXT).any()
   (loss, metrics), gradient = loss_of(batch_of(*rows))
@@ -64,7 +64,7 @@ def test_the_answer_to_a_heard_question_teaches_both_eye_and_ear(loss_of):
   assert size(gradient["understand"]) > 0
   assert size(gradient["audio"]["embedding"]) > 0
   same = batch_of(*rows)
-  other = row_of(hear(media(0), codes(9, 5), (70, 71)))  # another question
+  other = row_of(hear(media(0), codes(9, 5), ((80, 81), (70, 71))))  # another question
   (elsewhere, _), _ = loss_of(batch_of(other, rows[1]))
   assert elsewhere != loss and loss_of(same)[0][0] == loss
 

@@ -253,8 +253,8 @@ class MediaRows(DrawnRows):
     example = scene.example
     settings = self.config.spoken[source - len(self.config.sources)]
     if not scene.texts or rng.random() >= settings.documents:
-      answered = self._written(scene.question.answer)
-      return media_tasks.hear(self._frames(example), scene.asked, answered)
+      turn = self._written(scene.question.question), self._written(scene.question.answer)
+      return media_tasks.hear(self._frames(example), scene.asked, turn)
     said = {text for text in scene.texts if rng.integers(2)}
     said.add(list(scene.texts)[int(rng.integers(len(scene.texts)))])
     texts = [

@@ -4,8 +4,12 @@
     extend    BOS caption [video drawn, its first frame given] EOS
     describe  BOS [seen] SEP caption EOS
     answer    BOS [seen] SEP question SEP answer EOS SEP question SEP answer EOS ..
-    hear      BOS [seen] SEP [question heard] SEP answer EOS
+    hear      BOS [seen] SEP [question heard] SEP question SEP answer EOS
     document  BOS text [picture] text [picture] .. EOS
+
+What is heard is written down before it is answered (chain of modality: SpeechGPT, Zhang et al. 2023), so that from
+there on it is a question that is read. When the answer alone was learnt, questions of number, order and yes or no
+stayed at their floors.
 
 A document that ends with a picture is a story: its pictures are drawn. One that ends with text tells what
 was to be seen: its pictures are looked at. In either some texts may be speech: what is followed by a picture
@@ -50,12 +54,28 @@ def answer(
 
 
 def hear(
-  media: Pixels, question: Int[np.ndarray, "n R"], answered: Sequence[int] | None
+  media: Pixels,
+  question: Int[np.ndarray, "n R"],
+  turn: tuple[Sequence[int], Sequence[int]] | None,
 ) -> list[Item]:
-  """Media, the codes of a question about them, and its answer."""
+  """Media, the codes of a question about them, then the question in writing and its answer."""
   items = [Text((_BOS,)), Seen(media), Text((_SEP,), learn=False), Clip(question, learn=False)]
   items.append(Text((_SEP,), learn=False))
-  return items if answered is None else [*items, Text((*answered, _EOS))]
+  if turn is None:
+    return items
+  written, answered = turn
+  return [*items, Text((*written, _SEP, *answered, _EOS))]
+
+
+def parts(told: Sequence[int]) -> list[list[int]]:
+  """What a model tells, split at SEP: of a question that was heard, the question and the answer."""
+  found: list[list[int]] = [[]]
+  for token in told:
+    if token == _SEP:
+      found.append([])
+    else:
+      found[-1].append(token)
+  return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

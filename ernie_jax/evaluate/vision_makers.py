@@ -32,7 +32,7 @@ BATCH = 64  # prompts of one call
 _SPARE_TOKENS = (
   8  # a text may be longer than the longest right one by this much before it is cut off
 )
-_EOS = int(SpecialToken.EOS)
+_EOS, _SEP = int(SpecialToken.EOS), int(SpecialToken.SEP)
 
 Outputs = Sequence[UInt8[np.ndarray, "F S S 3"]] | Sequence[str]
 
@@ -109,7 +109,8 @@ class Studio:
     self._shapes = self._config.shapes(window=data.look_back)
     self._painter = Painter(saved.model, self._config, options=self._options, window=data.look_back)
     self._weights = self._painter.load(saved.params, saved.bias, saved.vision.tokenizer)
-    self._banned = text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size)
+    known = saved.model.vocab_size, saved.tokenizer.vocab_size
+    self._banned, self._banned_of_heard = text_banned(*known), text_banned(*known, allowed=[_SEP])
     self._lengths: dict[Task, int] = {}
     self._decoders: dict[Task, tuple[Decoder, int]] = {}
     self._codes = _codes(saved, prompts)
@@ -171,23 +172,31 @@ class Studio:
       sampling=SamplingConfig(temperature=0.0),
       max_new_tokens=most,
       stop_ids=[_EOS],
-      banned=self._banned,
+      banned=self._banned_of_heard if task == HEARD else self._banned,
       active=active,
     )
     made: list[list[int]] = [[] for _ in items]
     for piece in pieces:
       for b, ids in enumerate(made):
         ids += piece.row(b)
-    return [self._tokenizer.decode(i for i in ids if i != _EOS) for ids in made]
+    # Of a question that was heard the model first writes down what it understood.
+    answers = [media_tasks.parts(ids)[-1] for ids in made]
+    return [self._tokenizer.decode(i for i in ids if i != _EOS) for ids in answers]
 
   def _decoder(self, task: Task, length: int) -> tuple[Decoder, int]:
     """A cache just large enough, and the tokens that an answer may take."""
     if task not in self._decoders:
-      say = lambda p: p.caption if task.form == "describe" else p.question.answer
-      most = max(len(self._encode(say(p))) for p in self._asked(task)) + _SPARE_TOKENS
+      most = max(self._tokens(task, p) for p in self._asked(task)) + _SPARE_TOKENS
       decoder = Decoder(self._model, cache_length=length + most, media=self._config)
       self._decoders[task] = decoder, most
     return self._decoders[task]
+
+  def _tokens(self, task: Task, prompt: Prompt) -> int:
+    """Of what is to be told."""
+    if task.form == "describe":
+      return len(self._encode(prompt.caption))
+    heard = len(self._encode(prompt.question.question)) + 1 if task == HEARD else 0
+    return heard + len(self._encode(prompt.question.answer))
 
 
 def _codes(saved: SavedModel, prompts: Prompts) -> dict[bytes, Int[np.ndarray, "n R"]]:

@@ -23,11 +23,12 @@ picture that the video begins with. --input of sound asks for its words; beside 
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
 from ernie_jax import cli
+from ernie_jax.data.media_tasks import parts
 from ernie_jax.elastic.family import full_member, parse_member
 from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.errors import UserError
@@ -149,9 +150,7 @@ def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
     prompt = speech_command.listening_prompt(saved, request.inputs[0])
     saved = _choose_member(saved)
     batch = prompt_batch([prompt], None, None, sound=sound_shape(saved.model.audio))
-    # What was said is the likeliest, not one of many continuations.
-    how = sampling if _TEMPERATURE.value is not None else SamplingConfig(temperature=0.0)
-    _tell(saved, batch, how)
+    _tell(saved, batch, _hearing(sampling))
     return
   words = saved.tokenizer.encode(_PROMPT.value).tolist()
   prompt = speech_command.speaking_prompt(saved, request, words)
@@ -180,7 +179,10 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
     shapes = saved.vision.config.shapes(window=data.look_back)
     sound = sound_shape(saved.model.audio) if sounds else None
     batch = prompt_batch([prompt], shapes, data.options(), sound=sound)
-    _tell(_choose_member(saved), batch, sampling)
+    if sounds:  # the question is written down, then answered
+      _tell(_choose_member(saved), batch, _hearing(sampling), allowed=[SpecialToken.SEP])
+    else:
+      _tell(_choose_member(saved), batch, sampling)
     return
   if request.story:
     _tell_story(saved, request, words or [], sampling, drawing)
@@ -207,8 +209,15 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   )
 
 
-def _tell(saved: SavedModel, batch: MediaRow, sampling: SamplingConfig) -> None:
-  """Prints what the model says about a picture, a video or speech."""
+def _hearing(sampling: SamplingConfig) -> SamplingConfig:
+  """What was said is the likeliest, not one of many continuations, unless --temperature is given."""
+  return sampling if _TEMPERATURE.value is not None else SamplingConfig(temperature=0.0)
+
+
+def _tell(
+  saved: SavedModel, batch: MediaRow, sampling: SamplingConfig, *, allowed: Sequence[int] = ()
+) -> None:
+  """Prints what the model says about a picture, a video or speech; see `text_banned` for `allowed`."""
   config, tokenizer = None, None
   if saved.vision is not None:
     config, tokenizer = saved.vision.config, saved.vision.tokenizer
@@ -220,7 +229,7 @@ def _tell(saved: SavedModel, batch: MediaRow, sampling: SamplingConfig) -> None:
     sampling=sampling,
     max_new_tokens=_MAX_NEW_TOKENS.value,
     stop_ids=[SpecialToken.EOS, SpecialToken.END_OF_TURN],
-    banned=text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size),
+    banned=text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size, allowed=allowed),
   )
   _print([], pieces, saved.tokenizer)
 
@@ -367,11 +376,12 @@ def _cache_length(prompt: int) -> int:
 
 
 def _print(prompt: list[int], pieces: Iterator[Generated], tokenizer: Tokenizer | None) -> None:
-  """Prints prompt and pieces as they come: text where there is a tokenizer, else ids."""
+  """Prints prompt and pieces as they come: text, each part on a line, where there is a tokenizer, else ids."""
   sys.stdout.reconfigure(errors="replace")  # a lone surrogate has no UTF-8
   write = lambda text: print(text, end="", flush=True)
   text = tokenizer.stream() if tokenizer is not None else None
-  show = text.push if text is not None else lambda ids: "".join(f",{i}" for i in ids)
+  lines = lambda ids: "\n".join(map(text.push, parts(ids)))
+  show = lines if text is not None else lambda ids: "".join(f",{i}" for i in ids)
   write(show(prompt).removeprefix(",") if text is None else show(prompt))
   start, made = time.perf_counter(), []
   for piece in pieces:

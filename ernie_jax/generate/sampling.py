@@ -7,6 +7,7 @@ bit pattern find the threshold exactly. Gotcha: tokens that tie with the last on
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -78,14 +79,16 @@ def settings(config: SamplingConfig) -> Settings:
   )
 
 
-def text_banned(vocab_size: int, known: int) -> Bool[np.ndarray, "V"]:
-  """Ids that a continuation of text never holds: reserved ones, and those past the `known` ids.
+def text_banned(
+  vocab_size: int, known: int, *, allowed: Sequence[int] = ()
+) -> Bool[np.ndarray, "V"]:
+  """Ids that a continuation of text never holds: reserved ones but those `allowed`, and those past the `known` ids.
 
   A model's vocabulary may be larger than its tokenizer's (rounded up for the hardware).
   """
   banned = np.zeros(vocab_size, bool)
   banned[:RESERVED_IDS] = True
-  banned[list(TEXT_SPECIALS)] = False
+  banned[[*TEXT_SPECIALS, *allowed]] = False
   banned[known:] = True
   return banned
 

@@ -129,7 +129,7 @@ def test_recordings_go_through_the_codec_once(folder, spoken):
     assert list(one.texts) == [text for text in one.example.document.texts if text]
 
 
-def test_a_heard_question_stands_between_the_picture_and_the_answer(words, folder, spoken):
+def test_a_heard_question_is_written_down_and_answered(words, folder, spoken):
   known = {scene.asked.tobytes(): scene for scene in spoken}
   made = rows(words, folder, spoken, documents=0.0)[0]
   seen = iter(made.seen[0])
@@ -139,12 +139,13 @@ def test_a_heard_question_stands_between_the_picture_and_the_answer(words, folde
     before = said[np.flatnonzero(row.kind == Kind.AUDIO)[0] - 1]  # BOA's: the first frame
     scene = known[np.concatenate([before[None], frames[:-1]]).tobytes()]
     assert (frames[-1] == CODE.codes).all()
-    answer = words.encode(scene.question.answer).tolist()
-    assert texts(row) == [BOS, *SEEN, SEP, *HEARD, SEP, *answer, EOS]
+    turn = scene.question.question, scene.question.answer
+    asked, answer = (words.encode(text).tolist() for text in turn)
+    assert texts(row) == [BOS, *SEEN, SEP, *HEARD, SEP, *asked, SEP, *answer, EOS]
     kinds = row.kind[row.kind != Kind.TEXT].tolist()
     area = int(np.prod(CONFIG.shapes().grid))
     assert kinds == [Kind.VISION_CONTEXT] * area + [Kind.AUDIO] * len(frames)
-    assert row.target[row.text_weight > 0].tolist() == [*answer, EOS]
+    assert row.target[row.text_weight > 0].tolist() == [*asked, SEP, *answer, EOS]
     assert not row.media_weight.any() and not voices.any()
     np.testing.assert_array_equal(next(seen), scene.example.media)
     count += 1

@@ -129,3 +129,5 @@ def test_text_bans_structure_and_ids_past_the_tokenizer():
   banned = text_banned(96, 90)
   assert banned[[SpecialToken.PAD, SpecialToken.BOI, SpecialToken.USER, 40, 90, 95]].all()
   assert not banned[[SpecialToken.EOS, SpecialToken.END_OF_TURN, 64, 89]].any()
+  allowed = text_banned(96, 90, allowed=[SpecialToken.BOI])
+  assert np.flatnonzero(banned != allowed).tolist() == [SpecialToken.BOI]
