@@ -14,8 +14,8 @@ from ernie_jax.backbone.config import ModelConfig
 from ernie_jax.backbone.dispatch import expert_mlp
 from ernie_jax.backbone.inputs import Context, LayerStats
 from ernie_jax.backbone.linear import SwiGLU, fan_in_init
-from ernie_jax.backbone.router import Router
-from ernie_jax.sharding.transports import apply_experts
+from ernie_jax.backbone.router import Router, Routes
+from ernie_jax.sharding.transports import Delivered, deliver
 
 
 class Experts(nn.Module):
@@ -24,7 +24,7 @@ class Experts(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "B L D"], routes) -> Float[Array, "B L D"]:
+  def __call__(self, x: Float[Array, "B L D"], routes: Routes) -> Delivered:
     c = self.config
     names_in, names_out = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp", "embed")
     inward = lambda name: self.param(
@@ -43,7 +43,7 @@ class Experts(nn.Module):
     dtype = jnp.dtype(c.dtype)
     weights = {name: w.astype(dtype) for name, w in weights.items()}
     local = functools.partial(_local_experts, backend=c.grouped_matmul)
-    return apply_experts(
+    return deliver(
       x.astype(dtype), routes.experts, routes.gates, routes.live, weights, local_fn=local
     )
 
@@ -72,8 +72,9 @@ class MixtureOfExperts(nn.Module):
   ) -> tuple[Float[Array, "B L D"], LayerStats]:
     c = self.config
     routes, stats = Router(c, name="router")(x, bias, allowed, live, context)
-    out = Experts(c, name="experts")(x, routes).astype(x.dtype)
+    found = Experts(c, name="experts")(x, routes)
+    out = found.out.astype(x.dtype)
     if c.shared_width:
       shared = SwiGLU(c.shared_width, out_scale=1 / (2 * c.depth), dtype=c.dtype, name="shared")
       out = out + shared(x)
-    return out, stats
+    return out, stats.replace(overflowed=found.overflowed)

@@ -119,12 +119,14 @@ class LayerStats:
     load: float32 [E], assignments by rows that ran the full configuration.
     load_all: float32 [E], assignments by all rows.
     balance_loss, z_loss: float32 [], auxiliary losses (0 where their weight is 0).
+    overflowed: float32 [], 1 if a buffer of the all_to_all transport was too small, so that the slower ring took all.
   """
 
   load: Float[Array, "*N E"]
   load_all: Float[Array, "*N E"]
   balance_loss: Float[Array, "*N"]
   z_loss: Float[Array, "*N"]
+  overflowed: Float[Array, "*N"]
 
 
 @flax.struct.dataclass
@@ -167,4 +169,6 @@ def no_stats(experts: int) -> LayerStats:
   """Statistics of a layer that did not run or has no experts."""
   zeros = jnp.zeros((experts,), jnp.float32)
   nothing = jnp.zeros((), jnp.float32)
-  return LayerStats(load=zeros, load_all=zeros, balance_loss=nothing, z_loss=nothing)
+  return LayerStats(
+    load=zeros, load_all=zeros, balance_loss=nothing, z_loss=nothing, overflowed=nothing
+  )

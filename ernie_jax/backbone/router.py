@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ernie_jax.backbone.config import ModelConfig
-from ernie_jax.backbone.inputs import Context, LayerStats
+from ernie_jax.backbone.inputs import Context, LayerStats, no_stats
 from ernie_jax.backbone.linear import fan_in_init
 from ernie_jax.sharding.transports import on_own_tokens
 
@@ -62,7 +62,8 @@ class Router(nn.Module):
       balance = sequence_balance_loss(logits, allowed, live, context.top_k, **rule)
     if c.router.z_loss:
       z = router_z_loss(logits, live)
-    return routes, LayerStats(load=load, load_all=load_all, balance_loss=balance, z_loss=z)
+    stats = no_stats(c.experts)  # what is left is the transport's to say
+    return routes, stats.replace(load=load, load_all=load_all, balance_loss=balance, z_loss=z)
 
 
 def choose(

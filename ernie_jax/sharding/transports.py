@@ -1,6 +1,6 @@
 """Expert parallelism: how tokens reach the devices that hold their experts, and come back.
 
-The experts are written for one device (`local_fn`); `apply_experts` runs them under a mesh, with the
+The experts are written for one device (`local_fn`); `deliver` runs them under a mesh, with the
 expert pool divided over the expert axis and each expert's width over the tensor axis. Two transports,
 equal in value, neither of which ever drops a token:
 
@@ -58,20 +58,6 @@ class Delivered:
 
   out: Float[Array, "B L D"]
   overflowed: Float[Array, ""]
-
-
-def apply_experts(
-  x: Float[Array, "B L D"],
-  experts: Int[Array, "B L K"],
-  gates: Float[Array, "B L K"],
-  live: Bool[Array, "B L K"],
-  weights: Any,
-  *,
-  local_fn: LocalExperts,
-  weight_axes: Any = EXPERT_AXES,
-) -> Float[Array, "B L D"]:
-  """The gated sum of each token's experts, wherever they live: `deliver` without its statistic."""
-  return deliver(x, experts, gates, live, weights, local_fn=local_fn, weight_axes=weight_axes).out
 
 
 def deliver(

@@ -343,10 +343,11 @@ class _Modalities:
 
 
 def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Array, "N"]]:
-  """Load balance of every MoE layer, over all rows: 1, 1 and 0 are perfect.
+  """Load balance of every MoE layer, over all rows: 1, 1, 0 and 0 are perfect.
 
   `router/max_over_mean`; `router/entropy`, -sum p log p / log E; `router/dead`, experts without any
-  token.
+  token; `router/overflowed`, whether the layer took the slower ring because a buffer of all_to_all was too small
+  (`config.mesh.capacity_factor`).
   """
   load = jax.lax.stop_gradient(stats.load_all)[model.dense_layers :]
   if not load.size:
@@ -357,6 +358,7 @@ def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Ar
     "router/max_over_mean": share.max(-1) * model.experts,
     "router/entropy": entropy / np.log(max(2, model.experts)),
     "router/dead": (load == 0).sum(-1).astype(jnp.float32),
+    "router/overflowed": jax.lax.stop_gradient(stats.overflowed)[model.dense_layers :],
   }
 
 

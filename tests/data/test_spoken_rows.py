@@ -10,6 +10,7 @@ from small_vision import CONFIG
 
 from ernie_jax.data.media_records import MediaExamples
 from ernie_jax.data.media_rows import MediaDataConfig, MediaRows, open_media
+from ernie_jax.data.media_tasks import parts
 from ernie_jax.data.pipeline import DataConfig, held_out_media, training_pipeline
 from ernie_jax.data.spoken_scenes import open_spoken
 from ernie_jax.data.world import scenes
@@ -145,7 +146,8 @@ def test_a_heard_question_is_written_down_and_answered(words, folder, spoken):
     kinds = row.kind[row.kind != Kind.TEXT].tolist()
     area = int(np.prod(CONFIG.shapes().grid))
     assert kinds == [Kind.VISION_CONTEXT] * area + [Kind.AUDIO] * len(frames)
-    assert row.target[row.text_weight > 0].tolist() == [*asked, SEP, *answer, EOS]
+    told = row.target[row.text_weight > 0].tolist()
+    assert told == [*asked, SEP, *answer, EOS] and parts(told) == [asked, [*answer, EOS]]
     assert not row.media_weight.any() and not voices.any()
     np.testing.assert_array_equal(next(seen), scene.example.media)
     count += 1

@@ -30,8 +30,10 @@ from ernie_jax.evaluate.vision import evaluate_vision
 from ernie_jax.evaluate.vision_makers import Studio, Truth
 from ernie_jax.evaluate.vision_prompts import HEARD, SCENES, SPLITS, TASKS, make_prompts
 from ernie_jax.evaluate.vision_scores import Reader, floor
+from ernie_jax.generate.decode import Decoder, Generated
+from ernie_jax.generate.draw import DrawingConfig
 from ernie_jax.media import MediaConfig, Vision
-from ernie_jax.sequence import SlotsConfig
+from ernie_jax.sequence import SlotsConfig, SpecialToken
 from ernie_jax.speech import VOICE, Speech
 from ernie_jax.text.tokenizer import train_tokenizer
 from ernie_jax.train.model_io import SavedModel, save_model
@@ -276,6 +278,24 @@ def test_a_model_answers_what_it_hears(hearing, monkeypatch):
     assert set(found.scores[split][HEARD.name]["right"]) == {
       FULL, "floor", "other question", "truth"
     }  # fmt: skip
+
+
+def test_what_is_written_down_of_a_heard_question_is_not_its_answer(hearing, monkeypatch):
+  encode = lambda text: hearing.tokenizer.encode(text).tolist()
+  told = [*encode("What shape is it?"), SpecialToken.SEP, *encode("ring"), SpecialToken.EOS]
+
+  def say(self, weights, batch, *, max_new_tokens, banned, **how):
+    assert not banned[told].any() and max_new_tokens >= longest
+    tokens = np.tile(np.int32(told), (batch.row.kind.shape[0], 1))
+    return iter([Generated(tokens, np.full(len(tokens), len(told)), np.zeros(tokens.shape))])
+
+  monkeypatch.setattr(Decoder, "stream_media", say)
+  data = config_lib.build(MediaDataConfig, hearing.config["data"]["media"], path="media")
+  prompts = make_prompts(data, 2)
+  asked = [prompt for split in SPLITS for prompt in prompts[split, False]]
+  longest = max(len(encode(p.question.question + p.question.answer)) + 2 for p in asked)
+  studio = Studio(hearing, data, prompts, DrawingConfig())
+  assert studio.run(HEARD, prompts["held_out", False], None, 0) == ["ring", "ring"]
 
 
 def test_a_question_is_said_by_voices_of_its_split(hearing):

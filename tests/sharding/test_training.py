@@ -106,6 +106,18 @@ def test_losses_on_a_mesh_equal_those_on_one_device(config, granularity, optimiz
   np.testing.assert_allclose(losses(config, granularity, optimizer), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("factor", "layers"), [(0.1, [1, 1]), (10.0, [0, 0])])
+def test_metrics_tell_which_layers_took_the_ring(factor, layers):
+  config = MeshConfig(expert=4, capacity_factor=factor)
+  task = Pretrain(MODEL, ElasticConfig(), ObjectiveConfig())
+  mesh = make_mesh(config)
+  with rules.enter(mesh, config):
+    params, variables = nn.unbox(jax.jit(task.init)(jax.random.key(0)))
+    rows = host_batch_to_global(batch(0), mesh, batch_axis=0)
+    found = jax.jit(task.loss)(params, variables, rows, jax.random.key(0), jnp.asarray(0))
+  assert found.metrics["router/overflowed"].tolist() == layers
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_moment_is_divided_as_its_parameter(name):
   task = Pretrain(MODEL, ElasticConfig(), ObjectiveConfig())

@@ -105,7 +105,7 @@ def test_grouped_experts_equal_the_dense_reference_under_a_mesh(make):
   config = make(expert=2, tensor=2)
   with rules.enter(make_mesh(config), config):
     loss = lambda x, gates, weights, experts, live: jnp.sum(
-      jnp.sin(transports.apply_experts(x, experts, gates, live, weights, local_fn=grouped))
+      jnp.sin(transports.deliver(x, experts, gates, live, weights, local_fn=grouped).out)
     )
     x, experts, gates, live, weights = problem()
     gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(x, gates, weights, experts, live)

@@ -24,9 +24,9 @@ def local_experts(x, experts, gates, live, weights):
 
 def layer(batch, weights):
   arguments = (batch["x"], batch["experts"], batch["gates"], batch["gates"] > 0.1)
-  return transports.apply_experts(
+  return transports.deliver(
     *arguments, weights, local_fn=local_experts, weight_axes=("experts", "embed", None)
-  )
+  ).out
 
 
 def main(transport: str) -> None:
