@@ -36,14 +36,8 @@ from ernie_jax.data.world.speech import PHONES, utterance_from_json
 from ernie_jax.data.world.speech_synthesis import code_labels
 from ernie_jax.evaluate.oracles.pitch import pitch_errors, read_pitch
 from ernie_jax.evaluate.oracles.score import shuffled
-from ernie_jax.evaluate.oracles.speech import (
-  Reading,
-  Said,
-  SpeechOracle,
-  expected,
-  judge_speech,
-  summarise,
-)
+from ernie_jax.evaluate.oracles.speech import Reading, SpeechOracle
+from ernie_jax.evaluate.oracles.speech_score import Said, expected, judge_speech, summarise
 from ernie_jax.whole_file import written_whole
 
 _BATCH = 16
@@ -104,7 +98,7 @@ def score(
     (of the semitones between the pitch read in the recordings and in what came back, where both are
     voiced: their median, and the share more than one off), `perplexity` and `used` (codes) of each level;
     with an oracle and known utterances `oracle`, `ceiling` and `floor` (see
-    `oracles.speech.summarise`), and `probes` where frames are labelled.
+    `oracles.speech_score.summarise`), and `probes` where frames are labelled.
   """
   pairs = list(zip(done.before, done.after))
   codes = np.concatenate(done.codes)

@@ -22,10 +22,9 @@ from ernie_jax.data.world.speech import TRAINING_SPEAKERS, UNSEEN_SPEAKERS
 from ernie_jax.evaluate.codec import spectrogram
 from ernie_jax.evaluate.judged import Scores
 from ernie_jax.evaluate.oracles.score import shuffled
-from ernie_jax.evaluate.oracles.speech import (
-  Reading,
+from ernie_jax.evaluate.oracles.speech import Reading, SpeechOracle
+from ernie_jax.evaluate.oracles.speech_score import (
   Said,
-  SpeechOracle,
   SpeechScore,
   edits,
   judge_speech,
@@ -63,7 +62,7 @@ class SpeechJudge:
     self._ear = ear
 
   def score(self, task: Task, outputs: Outputs, prompts: Sequence[Prompt]) -> Scores:
-    """Errors: of words, and of letters in text; see `oracles.speech.summarise` for speech."""
+    """Errors: of words, and of letters in text; see `oracles.speech_score.summarise` for speech."""
     if task.speaks:
       return summarise(self._spoken(outputs, prompts))
     pairs = [(text.lower(), prompt.text) for text, prompt in zip(outputs, prompts)]

@@ -39,8 +39,7 @@ from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.generate.speak import SpeakingConfig
 from ernie_jax.generate.story import tell
-from ernie_jax.sequence import MediaRow
-from ernie_jax.sequence.special import SpecialToken
+from ernie_jax.sequence import MediaRow, SpecialToken
 from ernie_jax.speech import sound_shape
 from ernie_jax.text.tokenizer import Tokenizer
 from ernie_jax.train.model_io import SavedModel, load_model

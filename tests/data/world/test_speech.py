@@ -28,7 +28,7 @@ from ernie_jax.data.world.speech import (
   utterance_from_json,
 )
 from ernie_jax.data.world.speech_synthesis import code_labels, synthesise
-from ernie_jax.evaluate.oracles.speech import edits
+from ernie_jax.evaluate.oracles.speech_score import edits
 
 COMMON = SpeechConfig()
 STILL = SpeechConfig(

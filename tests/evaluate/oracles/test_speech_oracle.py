@@ -12,15 +12,8 @@ from ernie_jax.data.world.speech_synthesis import synthesise
 from ernie_jax.evaluate.oracles import speech
 from ernie_jax.evaluate.oracles.pitch import semitones
 from ernie_jax.evaluate.oracles.score import shuffled
-from ernie_jax.evaluate.oracles.speech import (
-  FitConfig,
-  Said,
-  SpeechOracle,
-  edits,
-  expected,
-  judge_speech,
-  summarise,
-)
+from ernie_jax.evaluate.oracles.speech import FitConfig, SpeechOracle
+from ernie_jax.evaluate.oracles.speech_score import Said, edits, expected, judge_speech, summarise
 
 SPLITS = ("train", "unseen_speakers", "unseen_pairs")
 EVERY_VOICE = tuple(range(40))
