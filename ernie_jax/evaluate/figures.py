@@ -227,7 +227,8 @@ def draw_load(axes: Axes, metrics: Mapping[str, Series]) -> None:
   _draw_layers(axes, metrics["router/max_over_mean"])
   title = "Busiest expert of each layer"
   if "router/dead" in metrics:
-    dead = int(np.nansum(metrics["router/dead"][1][-1]))
+    _, idle = metrics["router/dead"]
+    dead = int(np.nansum(idle[np.isfinite(idle).any(-1)][-1:]))
     title += f" ({dead} idle experts at the last step)"
   axes.axhline(1, color="gray", linewidth=0.8, linestyle="--")
   axes.set(title=title, xlabel="step", ylabel="load / mean load")
@@ -248,6 +249,7 @@ def _draw_layers(axes: Axes, series: Series) -> None:
   named = range(count) if count <= _LEGEND_LAYERS else {0, count // 2, count - 1}
   for n in range(count):
     label = f"MoE layer {n + 1}" if n in named else None
-    axes.plot(steps, values[:, n], color=colors[n], linewidth=1, label=label)
+    real = np.isfinite(values[:, n])
+    axes.plot(steps[real], values[real, n], color=colors[n], linewidth=1, label=label)
   axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
   axes.legend(**_LEGEND, fontsize=_NOTE, ncols=min(2, count))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from ernie_jax import media as media_lib
 from ernie_jax.backbone.audio_io import given_audio
 from ernie_jax.backbone.config import ModelConfig
-from ernie_jax.backbone.inputs import Active, Audio, LayerStats
+from ernie_jax.backbone.inputs import Active, Audio
 from ernie_jax.backbone.router import update_bias
 from ernie_jax.elastic.family import ElasticConfig, sample
 from ernie_jax.model import Output, UnifiedModel, initial_bias
@@ -201,7 +201,9 @@ class Pretrain:
     weights = self.weights(variables) if weights is None else weights
     found = self._modalities(output, given, params, weights)
     auxiliary, metrics = self._auxiliary(output, found.further, weights["text"], step)
-    metrics |= balance_metrics(output.stats, self.config) | found.metrics
+    if self.config.moe_layers:
+      metrics["router/overflowed"] = output.stats.overflowed[self.config.dense_layers :]
+    metrics |= found.metrics
     metrics |= {f"loss/{name}": loss for name, loss in found.losses.items()}
     metrics |= {f"rescaled/{name}": found.losses[name] * scale for name, scale in scales.items()}
     seen = {
@@ -306,6 +308,10 @@ class Pretrain:
         parts[f"{path}/moe/experts"] = counts["experts"][of]
     return parts
 
+  def measured(self, counts: Any) -> dict[str, Array]:
+    """The balance of the whole step, see `balance_metrics`."""
+    return balance_metrics(counts["load"], self.config)
+
   def update(self, variables: Variables, counts: Any, step: Array) -> Variables:
     """Moves the bias towards balance and the measured use towards this step's."""
     load = counts["load"]
@@ -342,24 +348,24 @@ class _Modalities:
   metrics: dict[str, Array]
 
 
-def balance_metrics(stats: LayerStats, model: ModelConfig) -> dict[str, Float[Array, "N"]]:
-  """Load balance of every MoE layer, over all rows: 1, 1, 0 and 0 are perfect.
+def balance_metrics(load: Float[Array, "N E"], model: ModelConfig) -> dict[str, Float[Array, "N"]]:
+  """Balance of every MoE layer's load, of the rows that ran the full model (the router's bias heeds no others).
 
-  `router/max_over_mean`; `router/entropy`, -sum p log p / log E; `router/dead`, experts without any
-  token; `router/overflowed`, whether the layer took the slower ring because a buffer of all_to_all was too small
-  (`config.mesh.capacity_factor`).
+  `router/max_over_mean`, perfect is 1; `router/entropy`, -sum p log p / log E, perfect is 1; `router/dead`, experts
+  without any token. NaN where there was no such row.
   """
-  load = jax.lax.stop_gradient(stats.load_all)[model.dense_layers :]
+  load = load[model.dense_layers :]
   if not load.size:
     return {}
-  share = load / jnp.maximum(load.sum(-1, keepdims=True), 1.0)
+  total = load.sum(-1)
+  share = load / jnp.maximum(total, 1.0)[:, None]
   entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-20)), axis=-1)
-  return {
+  metrics = {
     "router/max_over_mean": share.max(-1) * model.experts,
     "router/entropy": entropy / np.log(max(2, model.experts)),
     "router/dead": (load == 0).sum(-1).astype(jnp.float32),
-    "router/overflowed": jax.lax.stop_gradient(stats.overflowed)[model.dense_layers :],
   }
+  return {name: jnp.where(total > 0, value, jnp.nan) for name, value in metrics.items()}
 
 
 def unboxed_params(model: ModelConfig, key: Array, vision: media_lib.Vision | None = None) -> Any:

@@ -23,7 +23,7 @@ class Report:
 
   Attributes:
     loss: float32 [], mean over the step's micro-batches.
-    metrics: the task's metrics, averaged likewise over those that have what they are about.
+    metrics: the task's metrics, averaged likewise over those that have what they are about, and those of the whole step.
     grad_norm: float32 [], global norm before clipping.
     learning_rate: float32 [].
     leaf_norms: float32 [leaves], gradient norm of each parameter, in tree order: names the culprit
@@ -56,6 +56,7 @@ def make_step(
     squares = jnp.stack(square_sums(grads))
     finite = jnp.isfinite(total.loss) & jnp.all(jnp.isfinite(squares))
     ran = getattr(task, "ran", lambda counts: None)(total.counts)
+    measured = getattr(task, "measured", lambda counts: {})(total.counts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, active=ran)
     new = TrainState(
       step=state.step + 1,
@@ -66,7 +67,7 @@ def make_step(
     )
     report = Report(
       loss=total.loss,
-      metrics=total.metrics,
+      metrics=total.metrics | measured,
       grad_norm=jnp.sqrt(squares.sum()),
       learning_rate=schedule(state.step),
       leaf_norms=jnp.sqrt(squares),

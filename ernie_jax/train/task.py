@@ -32,7 +32,8 @@ class Task(Protocol):
   """One kind of training.
 
   A task may say in `frozen` which parameters stay as `init` makes them: paths joined by `/`. And in `ran(counts)`,
-  from the counts of the whole step, which parts took part in it, as `train.optimizer.freeze_inactive` takes it.
+  from the counts of the whole step, which parts took part in it, as `train.optimizer.freeze_inactive` takes it; and in
+  `measured(counts)` metrics of the whole step, which are logged beside those of its micro-batches.
   """
 
   def init(self, key: Array) -> tuple[Any, Any]:

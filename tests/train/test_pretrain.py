@@ -188,7 +188,7 @@ def test_the_bias_moves_a_skewed_router_towards_balance():
   @jax.jit
   def one(variables, batch):
     stats = UnifiedModel(model).apply({"params": params}, batch, variables.bias).stats
-    return task.update(variables, {"load": stats.load}, 0), balance_metrics(stats, model)
+    return task.update(variables, {"load": stats.load}, 0), balance_metrics(stats.load, model)
 
   found = []
   for i in range(100):
@@ -205,14 +205,25 @@ def test_only_rows_of_the_full_model_move_the_bias():
   loss = functools.partial(task.loss, params, variables, step=jnp.asarray(0))
   out = jax.jit(loss)(rows(0), jax.random.key(0))
   assert not out.counts["load"].any()
-  assert (out.metrics["router/entropy"] > 0).all()  # measured all the same, over all rows
+  assert np.isnan(task.measured(out.counts)["router/max_over_mean"]).all()
   after = task.update(variables, out.counts, 0)
   jax.tree.map(np.testing.assert_array_equal, after, variables)
 
   state, step = start(PLAIN)
-  after, _ = step(state, stacked(rows(0), rows(1), rows(2)), jnp.asarray(1))
+  after, report = step(state, stacked(rows(0), rows(1), rows(2)), jnp.asarray(1))
+  assert (report.metrics["router/max_over_mean"] >= 1).all()
   assert set(np.abs(np.asarray(after.variables.bias)).ravel().tolist()) <= {0.0, np.float32(1e-3)}
   assert np.abs(after.variables.bias).any()
+
+
+def test_balance_is_that_of_the_whole_step_and_of_layers_that_ran():
+  task = Pretrain(MODEL, PLAIN, ObjectiveConfig())
+  first, second = jnp.array([[6.0, 0, 0, 2], [0] * 4]), jnp.array([[0.0, 6, 2, 0], [0] * 4])
+  found = task.measured({"load": first + second})
+  np.testing.assert_allclose(found["router/max_over_mean"], [1.5, np.nan], rtol=1e-6)
+  assert found["router/dead"][0] == 0 and np.isnan(found["router/dead"][1])
+  even = task.measured({"load": jnp.ones((2, 4))})
+  assert [np.asarray(v).tolist() for v in even.values()] == [[1, 1], [1, 1], [0, 0]]
 
 
 def test_measured_use_is_a_moving_average_of_shares_where_a_layer_has_counts():
