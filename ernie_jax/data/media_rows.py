@@ -104,6 +104,10 @@ class MediaDataConfig:
       raise ValueError(f"weight must be positive, got {self.weight}")
     if self.cache_mb < 0:
       raise ValueError(f"cache_mb must not be negative, got {self.cache_mb}")
+    if any(world.judged and not world.captions for world in self.worlds):
+      raise ValueError(
+        "worlds: one without captions has nothing to be judged by; set its judged to False"
+      )
     if self.spoken and not self.sources:
       raise ValueError("spoken stands beside other sources: worlds, folders or tfds")
     for source in (*self.sources, *self.spoken):
@@ -220,6 +224,7 @@ class MediaRows(DrawnRows):
     dropped = ()
     if self._regularise and frames > 1:
       hidden = rng.random(frames) < self.config.drop_frame
+      hidden[:given] = False  # what is given is what the rest must follow
       dropped = tuple(np.flatnonzero(hidden).tolist())
     return media_tasks.draw(words, Drawn(media, given=given, dropped=dropped))
 

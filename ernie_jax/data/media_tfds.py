@@ -126,7 +126,9 @@ class TfdsExamples(Sequence[MediaExample]):
 
   def _media(self, record: dict[str, Any], name: str) -> np.ndarray:
     source, value = self.source, _at(record, self.source.media)
-    array = np.stack(value) if isinstance(value, list) else np.asarray(value)
+    if isinstance(value, list) and len({np.shape(frame) for frame in value}) > 1:
+      raise UserError(f"{name}: the frames of feature {source.media} have different sizes")
+    array = np.asarray(value)
     if array.ndim == 4:
       array = array[:: source.every][: source.frames]
     try:

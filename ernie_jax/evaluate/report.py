@@ -17,7 +17,7 @@ from ernie_jax.evaluate.judged import JudgedReport
 from ernie_jax.evaluate.media_table import MediaReport, evaluate_media, evaluate_speech
 from ernie_jax.evaluate.sheet import write_sheet
 from ernie_jax.evaluate.speech import SpokenReport, evaluate_spoken, speaking_of
-from ernie_jax.evaluate.vision import VisionReport, drawing_of, evaluate_vision
+from ernie_jax.evaluate.vision import VisionReport, drawing_by_flags, evaluate_vision
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.sequence.special import SpecialToken
@@ -103,7 +103,7 @@ def report(
   """
   workdir = model_workdir(workdir)  # whose files are read and written, as its checkpoints are
   saved = load_model(workdir, step=step)
-  drawing = drawing_of(saved, temperature=temperature, guidance=guidance)
+  drawing = drawing_by_flags(saved, temperature=temperature, guidance=guidance)
   speaking = speaking_of(temperature=speak_temperature)
   chosen = members and [parse_member(name, saved.model, key="--members") for name in members]
   evaluation = saved.config.get("evaluation", {})

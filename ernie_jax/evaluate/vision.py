@@ -30,7 +30,7 @@ from ernie_jax.evaluate.judged import (
 from ernie_jax.evaluate.vision_makers import OtherQuestion, Rebuilt, Static, Studio, Truth
 from ernie_jax.evaluate.vision_prompts import HEARD, SPLITS, TASKS, asked_of, make_prompts
 from ernie_jax.evaluate.vision_scores import VisionJudge
-from ernie_jax.generate.draw import DrawingConfig
+from ernie_jax.generate.draw import DrawingConfig, drawing_of
 from ernie_jax.train.model_io import SavedModel
 
 
@@ -91,7 +91,7 @@ def evaluate_vision(
     data = dataclasses.replace(data, spoken=())
   began = time.perf_counter()
   asked = make_prompts(data, prompts)
-  drawing = drawing or drawing_of(saved)
+  drawing = drawing or drawing_of(saved.config)
   if makers is None:
     makers = member_makers(saved, Studio(saved, data, asked, drawing), members)
   beside = [Static(), Rebuilt(saved.vision.config.tokenizer, saved.vision.tokenizer), Truth()]
@@ -112,18 +112,13 @@ def evaluate_vision(
   )
 
 
-def drawing_of(saved: SavedModel, **changed: float | None) -> DrawingConfig:
-  """How the model's config says that pictures are drawn for its evaluation.
-
-  `changed`: temperature and guidance, where not None, in place of the config's.
+def drawing_by_flags(saved: SavedModel, **changed: float | None) -> DrawingConfig:
+  """See `generate.draw.drawing_of`.
 
   Raises:
     UserError: a value out of range.
   """
-  values = saved.config.get("evaluation", {})
-  values = {name: values[name] for name in ("temperature", "guidance") if name in values}
-  values |= {name: value for name, value in changed.items() if value is not None}
   try:
-    return DrawingConfig(**values)
+    return drawing_of(saved.config, **changed)
   except ValueError as e:
     raise UserError(f"--draw_{e}") from e  # the message begins with the field

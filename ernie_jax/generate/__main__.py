@@ -34,7 +34,7 @@ from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.errors import UserError
 from ernie_jax.generate import media_command, speech_command
 from ernie_jax.generate.decode import Decoder, Generated
-from ernie_jax.generate.draw import DrawingConfig, Painter
+from ernie_jax.generate.draw import DrawingConfig, Painter, drawing_of
 from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.generate.speak import SpeakingConfig
@@ -65,8 +65,8 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to make at
 _TEMPERATURE = flags.DEFINE_float(
   "temperature",
   None,
-  f"0 for the likeliest; if not given, {DEFAULTS.temperature} for text, {DRAWING.temperature} for drawing,"
-  f" {SPEAKING.temperature} for speech.",
+  f"0 for the likeliest; if not given, {DEFAULTS.temperature} for text, that of the model's evaluation for drawing,"
+  f" {SPEAKING.temperature} for speech, 0 for what is heard.",
 )
 _TOP_K = flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Draw among the k likeliest; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", DEFAULTS.top_p, "Draw among the likeliest of total mass p.")
@@ -96,7 +96,9 @@ _COUNT = flags.DEFINE_integer(
   "count", 1, "How many to draw, each otherwise: out_1.png, out_2.png, .."
 )
 _GUIDANCE = flags.DEFINE_float(
-  "guidance", DRAWING.guidance, "How hard a drawing follows its prompt; 1: as it is."
+  "guidance",
+  None,
+  "How hard a drawing follows its prompt; 1: as it is. If not given, as in the model's evaluation.",
 )
 _SCALE_RAMP = flags.DEFINE_float(
   "scale_ramp", DRAWING.scale_ramp, "Share of the guidance that comes in from scale to scale."
@@ -164,10 +166,11 @@ def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
 
 def _media(workdir: str, request: media_command.MediaRequest) -> None:
   """A drawing, a caption or an answer."""
-  drawing, sampling = _drawing(), _sampling()
+  sampling = _sampling()
   flag = "image" if request.image else "video" if request.video else "input"
   saved = load_model(workdir, step=_STEP.value)
   media_command.need_vision(saved, workdir, flag)
+  drawing = _drawing(saved)
   sounds = any(map(speech_command.is_sound, request.inputs))
   if sounds:
     speech_command.need_speech(saved, workdir, flag)
@@ -237,10 +240,10 @@ def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingCon
   """Prints text and writes pictures as they come."""
   prompt = media_command.story_prompt(saved, request, words)
   data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
-  length = saved.config["data"]["row_length"]
+  length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value
   saved = _choose_member(saved)
   painter = Painter(saved.model, config, options=data.options(), window=data.look_back)
-  decoder = Decoder(saved.model, cache_length=length + _MAX_NEW_TOKENS.value, media=config)
+  decoder = Decoder(saved.model, cache_length=length, media=config)
   made = tell(
     decoder,
     painter,
@@ -264,11 +267,12 @@ def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingCon
     print(f"[{path}]", flush=True)
 
 
-def _drawing() -> DrawingConfig:
-  warm = _TEMPERATURE.value
+def _drawing(saved: SavedModel) -> DrawingConfig:
+  """What no flag says is as the model is evaluated."""
   try:
-    return DrawingConfig(
-      temperature=DRAWING.temperature if warm is None else warm,
+    return drawing_of(
+      saved.config,
+      temperature=_TEMPERATURE.value,
       guidance=_GUIDANCE.value,
       scale_ramp=_SCALE_RAMP.value,
       frame_decay=_FRAME_DECAY.value,
@@ -379,7 +383,11 @@ def _print(prompt: list[int], pieces: Iterator[Generated], tokenizer: Tokenizer 
   sys.stdout.reconfigure(errors="replace")  # a lone surrogate has no UTF-8
   write = lambda text: print(text, end="", flush=True)
   text = tokenizer.stream() if tokenizer is not None else None
-  lines = lambda ids: "\n".join(map(text.push, parts(ids)))
+
+  def lines(ids: list[int]) -> str:
+    first, *others = parts(ids)
+    return text.push(first) + "".join(f"{text.finish()}\n{text.push(part)}" for part in others)
+
   show = lines if text is not None else lambda ids: "".join(f",{i}" for i in ids)
   write(show(prompt).removeprefix(",") if text is None else show(prompt))
   start, made = time.perf_counter(), []

@@ -13,7 +13,7 @@ L positions, T latent frames, K scales, N elements of a frame, d bits, h w laten
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -81,6 +81,21 @@ class DrawingConfig:
     share = 1 - self.scale_ramp * (1 - along)
     decay = self.frame_decay ** np.arange(frames)
     return (1 + (self.guidance - 1) * decay[:, None] * share).astype(np.float32)
+
+
+def drawing_of(config: Mapping[str, Any], **changed: float | None) -> DrawingConfig:
+  """How an experiment's config says that its model draws when it is evaluated.
+
+  `changed`: fields, where not None, in place of the config's.
+
+  Raises:
+    ValueError: a value out of range; the message begins with the field.
+  """
+  values = config.get("evaluation", {})
+  values = {name: values[name] for name in ("temperature", "guidance") if name in values}
+  return DrawingConfig(
+    **values | {name: value for name, value in changed.items() if value is not None}
+  )
 
 
 @flax.struct.dataclass

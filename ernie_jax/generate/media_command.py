@@ -17,6 +17,7 @@ from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.media_tasks import answer, describe, hear
 from ernie_jax.errors import UserError
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
+from ernie_jax.generate.prompts import prompt_length
 from ernie_jax.generate.speech_command import encode, is_sound
 from ernie_jax.media import Vision
 from ernie_jax.sequence import Item, SpecialToken, Text
@@ -124,12 +125,15 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
   """What is to be drawn: from words, after pictures, or as what follows a picture.
 
   Raises:
-    UserError: an input that cannot be read or used, or more frames than a row holds.
+    UserError: a model that was not trained to draw that, an input that cannot be read or used, or more than a row
+      holds.
   """
   data, side = media_data(saved), saved.vision.config.tokenizer.side
+  _check_draws(data, request)
   inputs = _pictures(saved, request)
   if request.image:
-    return draw_prompt(words, frames=1, side=side, before=[given_picture(m) for m in inputs])
+    before = [given_picture(m) for m in inputs]
+    return _fitting(saved, "image", draw_prompt(words, frames=1, side=side, before=before))
   frames = data.slots.frames if request.frames is None else request.frames
   tokenizer = saved.vision.config.tokenizer
   try:
@@ -138,25 +142,45 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
     raise UserError(f"--{e}") from e
   if tokenizer.temporal == 1 or latent < 2:
     raise UserError(f"--video: {frames} frame(s) make no video for this model's visual tokenizer")
-  needed, length = latent * tokenizer.quantizer.elements, saved.config["data"]["row_length"]
-  if needed + len(words) + 3 > length:
-    raise UserError(
-      f"--frames: {frames} frames take {needed} positions, too many for the {length} of a row that"
-      " the model was trained on"
-    )
   given = inputs[0] if inputs else None
-  return draw_prompt(words, frames=frames, side=side, given=given)
+  return _fitting(saved, "frames", draw_prompt(words, frames=frames, side=side, given=given))
 
 
 def story_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int]) -> list[Item]:
   """A document so far: pictures that are given, then words.
 
   Raises:
-    UserError: an input that cannot be read or used.
+    UserError: a model that was not trained to draw, an input that cannot be read or used, or more pictures than a
+      row holds.
   """
+  _check_draws(media_data(saved), request)
   given = [given_picture(media) for media in _pictures(saved, request)]
   said = [Text(tuple(words))] if len(words) else []
-  return [Text((int(SpecialToken.BOS),)), *given, *said]
+  story = [Text((int(SpecialToken.BOS),)), *given, *said]
+  side = saved.vision.config.tokenizer.side
+  canvas = given_picture(np.zeros((1, side, side, 3), np.uint8))
+  _fitting(saved, "story", [*story, *[canvas] * request.story])
+  return story
+
+
+def _check_draws(data: MediaDataConfig, request: MediaRequest) -> None:
+  slots = data.slots
+  if request.video and not slots.drawn_videos:
+    raise UserError("--video: this model was not trained to draw videos")
+  if not (slots.drawn_images or slots.drawn_videos):
+    raise UserError("--image: this model was not trained to draw, only to look")
+
+
+def _fitting(saved: SavedModel, flag: str, items: list[Item]) -> list[Item]:
+  """The items, which a row of training could hold."""
+  shapes = saved.vision.config.shapes(window=media_data(saved).look_back)
+  needed, length = prompt_length(items, shapes), saved.config["data"]["row_length"]
+  if needed > length:
+    raise UserError(
+      f"--{flag}: prompt and drawings take {needed} positions, too many for the {length} of a row that"
+      " the model was trained on"
+    )
+  return items
 
 
 def _pictures(saved: SavedModel, request: MediaRequest) -> list[UInt8[np.ndarray, "1 H W 3"]]:
@@ -206,12 +230,11 @@ def numbered(path: str, number: int) -> pathlib.Path:
 def _read(path: str, saved: SavedModel) -> UInt8[np.ndarray, "F H W 3"]:
   """A picture, or as many frames of a video as the model was trained on."""
   side, wanted = saved.vision.config.tokenizer.side, media_data(saved).slots.frames
-  found = read_media(path, side=side)
-  if len(found) > 1:
-    if len(found) < wanted or wanted == 1:
-      raise UserError(
-        f"--input: {path} has {len(found)} frames, but the model was trained on"
-        + (" pictures" if wanted == 1 else f" videos of {wanted}")
-      )
-    found = found[:wanted]
+  found = read_media(path, side=side, most=max(2, wanted))
+  if wanted == 1 < len(found):
+    raise UserError(f"--input: {path} is a video, but the model was trained on pictures")
+  if 1 < len(found) < wanted:
+    raise UserError(
+      f"--input: {path} has {len(found)} frames, but the model was trained on videos of {wanted}"
+    )
   return found

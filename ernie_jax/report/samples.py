@@ -20,8 +20,8 @@ from ernie_jax.evaluate.judged import MemberMaker, member_makers
 from ernie_jax.evaluate.oracles.speech import SpeechOracle
 from ernie_jax.evaluate.report import sample as continued
 from ernie_jax.evaluate.speech import speaking_of
-from ernie_jax.evaluate.vision import drawing_of
 from ernie_jax.evaluate.vision_scores import Reader, judge
+from ernie_jax.generate.draw import drawing_of
 from ernie_jax.report.document import Code, Gallery, Sample, Section, Text, tidy
 from ernie_jax.report.media import heard, shown
 from ernie_jax.report.results import arrowed
@@ -71,7 +71,7 @@ def _written(saved: SavedModel) -> Section | None:
 
 def _visual(saved, data: DataConfig, prompts, tasks, count: int, bar) -> Iterator[Section | None]:
   """Sections of what is drawn and told."""
-  studio = vision_makers.Studio(saved, data.media, prompts, drawing_of(saved))
+  studio = vision_makers.Studio(saved, data.media, prompts, drawing_of(saved.config))
   maker, reader = _full(saved, studio), Reader()
   for task in tasks:
     asked = _mixed(_asked(task, prompts), count)

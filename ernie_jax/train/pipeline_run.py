@@ -48,6 +48,7 @@ from ernie_jax.train.pipeline_record import (
 STAGE = "pipeline"
 ASIDE = "stale"  # where the folders of stale stages go
 REPORT = "report.html"  # written last, so where it is the run is complete
+_REPORTS = (REPORT, "report.md")
 _TOLD_EVERY = 60.0  # seconds between two notes of how long a stage has run
 
 
@@ -132,6 +133,8 @@ def run_experiment(
     if unknown := [name for name in names if name not in experiment.stages]:
       known = ", ".join(experiment.stages)
       raise UserError(f"--{flag}: there is no stage {unknown[0]}; there are {known}")
+  if only and (left_out := [name for name in force if name not in only]):
+    raise UserError(f"--force: {left_out[0]} is none of the stages of --only")
   chosen = tuple(only) or tuple(experiment.stages)
   ran = [
     _run_stage(experiment, workdir, name, forced=name in force)
@@ -174,7 +177,8 @@ def _run_stage(
   entry["identity"] = identity(record | {name: entry}, name)
   _write(workdir, name, entry)
   if jax.process_index() == 0:
-    (workdir / REPORT).unlink(missing_ok=True)  # it tells of another run of this stage
+    for name_of_report in _REPORTS:  # they tell of another run of this stage
+      (workdir / name_of_report).unlink(missing_ok=True)
   _timed(experiment, workdir, name, entry)
   jax.clear_caches()  # a stage's programs are of no use to the next one
   return True

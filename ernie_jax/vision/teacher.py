@@ -119,10 +119,17 @@ class VitTeacher:
   Attributes:
     params: parameters of a `VisionTransformer`.
     config: its shape; pictures are resized to the size that its positions were learned at.
+
+  Raises:
+    UserError: positions of another form than a square.
   """
 
   params: Any
   config: VitConfig = flax.struct.field(pytree_node=False)
+
+  def __post_init__(self):
+    if self.config.grid[0] != self.config.grid[1]:
+      raise UserError(f"a teacher looks at square pictures, but its grid is {self.config.grid}")
 
   def maps(self, pictures: Float[Array, "N H W 3"]) -> list[Float[Array, "N h w C"]]:
     """The patches after the last block."""

@@ -179,6 +179,12 @@ def test_what_does_not_fit_in_an_example_is_told_in_one_line(data_dir, values, t
     _ = open_set(data_dir, **values)[0]
 
 
+def test_frames_of_different_sizes_are_told_in_one_line(data_dir):
+  ragged = {"clip": [np.zeros((side, side, 3), np.uint8) for side in (4, 6)]}
+  with pytest.raises(UserError, match="a set: the frames of feature clip have different sizes"):
+    open_set(data_dir, media="clip")._media(ragged, "a set")
+
+
 @pytest.mark.parametrize(
   "values, told",
   [

@@ -23,7 +23,7 @@ from ernie_jax.train.model_io import SavedModel, load_model, save_model
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-  """Two saved models, of which "text" has no vision."""
+  """Saved models, of which "text" has no vision, and "looks" drew nothing in training."""
   words = ["a red circle", "a blue square moving up", "what shape is red?"] * 40
   tokenizer = train_tokenizer(words, vocab_size=330)
   model = dataclasses.replace(MODEL, vocab_size=336)
@@ -32,6 +32,7 @@ def workdirs(tmp_path_factory):
   config = {
     "data": {"row_length": 80, "media": config_lib.to_dict(MediaDataConfig(slots=SLOTS))},
     "vision": {"understand": config_lib.to_dict(CONFIG.understand)},
+    "evaluation": {"temperature": 0.25, "guidance": 1.0},
   }
   saved = SavedModel(
     config=config,
@@ -44,8 +45,11 @@ def workdirs(tmp_path_factory):
     step=7,
     vision=Vision(CONFIG, jax.tree.map(np.asarray, frozen)),
   )
-  folders = {name: tmp_path_factory.mktemp("run") / name for name in ("vision", "text")}
+  folders = {name: tmp_path_factory.mktemp("run") / name for name in ("vision", "text", "looks")}
   save_model(folders["vision"], saved)
+  looks = dataclasses.replace(SLOTS, drawn_images=0, drawn_videos=0)
+  data = {**config["data"], "media": config_lib.to_dict(MediaDataConfig(slots=looks))}
+  save_model(folders["looks"], dataclasses.replace(saved, config={**config, "data": data}))
   plain = {k: v for k, v in params.items() if k not in ("vision", "understand")}
   text = dataclasses.replace(model, vision=None)
   save_model(folders["text"], dataclasses.replace(saved, model=text, params=plain, vision=None))
@@ -84,6 +88,7 @@ def test_pictures_are_drawn_each_to_its_own_file_and_by_a_member_too(run, tmp_pa
   found = [np.asarray(Image.open(tmp_path / f"out_{i}.png")) for i in (1, 2)]
   assert found[0].shape == (16, 16, 3) and (found[0] != found[1]).any()
   assert "frame 1 of 1" in printed.err and "out_2.png" in printed.err
+  assert "temperature=0.25, guidance=1.0" in printed.err  # as it was evaluated
   assert sorted(p.name for p in tmp_path.iterdir()) == ["out_1.png", "out_2.png"]
   run("vision", image=str(tmp_path / "small.png"), member="1x2x1", guidance=1.0)
   assert Image.open(tmp_path / "small.png").size == (16, 16)
@@ -91,7 +96,7 @@ def test_pictures_are_drawn_each_to_its_own_file_and_by_a_member_too(run, tmp_pa
 
 def test_a_picture_becomes_the_beginning_of_a_video(run, tmp_path, picture):
   printed = run("vision", prompt="a blue", input=[picture], video=str(tmp_path / "out.gif"))
-  assert Image.open(tmp_path / "out.gif").n_frames >= 1
+  assert Image.open(tmp_path / "out.gif").n_frames == 9
   assert "frame 2 of 2" in printed.err
 
 
@@ -124,6 +129,11 @@ def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path,
     (dict(video="out.gif", frames=8), "frames must be 1"),
     (dict(video="out.gif", frames=1), "make no video"),
     (dict(video="out.gif", frames=21), "too many for the 80 of a row"),
+    (dict(image="out.png", prompt="a red circle " * 20), "too many for the 80 of a row"),
+    (dict(image="out.png", story=9), "--story: .* too many for the 80 of a row"),
+    (dict(workdir="looks", image="out.png"), "--image: this model was not trained to draw"),
+    (dict(workdir="looks", image="out.png", story=1), "--image: this model was not trained to draw"),
+    (dict(workdir="looks", video="out.gif"), "--video: this model was not trained to draw videos"),
     (dict(input=["absent.png"]), "absent.png"),
     (dict(video="out.gif", story=1), "--story needs --image"),
     (dict(prompt="a red", story=1), "--story needs --image"),

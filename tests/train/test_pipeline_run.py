@@ -267,6 +267,12 @@ def test_an_unknown_stage_names_the_flag(tmp_path, ran, flag):
     pipeline_run.run_experiment(pipeline(), tmp_path, **{flag: ["d"]})
 
 
+def test_what_is_forced_must_be_among_what_is_chosen(tmp_path, ran):
+  with pytest.raises(UserError, match="--force: b is none of the stages of --only"):
+    pipeline_run.run_experiment(pipeline(), tmp_path, only=["a"], force=["b"])
+  assert not ran
+
+
 def test_a_damaged_record_is_told_in_one_line(tmp_path, ran):
   (tmp_path / "pipeline.json").write_text("{")
   with pytest.raises(UserError, match=r"cannot read .*pipeline\.json"):

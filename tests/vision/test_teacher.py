@@ -1,5 +1,7 @@
 """Teachers: the small classifier learns, is kept whole on disk, and gives maps; a ViT fits in its place."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,3 +64,5 @@ def test_a_vit_gives_its_patches_at_the_size_it_knows():
   params = init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))["params"]
   (only,) = VitTeacher(params=params, config=config).maps(pictures)
   assert only.shape == (2, 4, 4, 8)
+  with pytest.raises(UserError, match=r"its grid is \(4, 2\)"):
+    VitTeacher(params=params, config=dataclasses.replace(config, grid=(4, 2)))

@@ -13,9 +13,8 @@ _BRIGHT = 200  # levels: a sign's paper, even blurred
 _MIN_PAPER = 15  # grid cells that are as bright; the smallest sign has about forty
 _CONTRASTS = (1.0, 0.75, 0.55)  # a blurred sign has less
 _MAX_ERROR = 70  # root mean square over the sign at full contrast; a blank card has more than 100
-_SHORTER = (
-  20  # levels that two characters must fit better than three: they also fit a part of three
-)
+_SHORTER = 20  # levels that fewer characters must fit better: they also fit a part of more
+_LONGEST = 3  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +47,11 @@ def read_sign(picture: UInt8[np.ndarray, "S S 3"]) -> FoundSign | None:
   grid = picture.reshape(SIGN_GRID, scale, SIGN_GRID, scale, 3).mean((1, 3, 4))
   if (grid > _BRIGHT).sum() < _MIN_PAPER:
     return None
-  error2, two = _best(grid, 2)
-  error3, three = _best(grid, 3)
-  error, best = (error2, two) if error2 + _SHORTER < error3 else (error3, three)
+  error, best = _best(grid, _LONGEST)
+  for characters in range(_LONGEST - 1, 0, -1):
+    shorter_error, shorter = _best(grid, characters)
+    if shorter_error + _SHORTER < error:
+      error, best = shorter_error, shorter
   return best if error < _MAX_ERROR else None
 
 

@@ -50,7 +50,10 @@ def a_scene(*objects, shade="dark"):
   return Scene(objects=objects, background=Background(shade=shade, texture="plain", grey=grey))
 
 
-@pytest.mark.parametrize("config", [EASY, HARD], ids=["easy", "hard"])
+LETTERS = dataclasses.replace(HARD, sign_probability=1.0, sign_lengths=(1, 3))
+
+
+@pytest.mark.parametrize("config", [EASY, HARD, LETTERS], ids=["easy", "hard", "letters"])
 @pytest.mark.parametrize(("side", "number"), [(32, 300), (64, 150)])
 def test_the_ceiling_is_one_on_clean_pictures(config, side, number):
   found = [judge_picture(render(s, side)[0], s) for s in scenes(config, number)]
