@@ -46,7 +46,15 @@ class Truth:
     progress(len(prompts))
     if task.draws:
       return [p.media for p in prompts]
-    return [p.caption if task.form == "describe" else p.question.answer for p in prompts]
+    return [told(task, p) for p in prompts]
+
+
+def told(task: Task, prompt: Prompt) -> str:
+  """What is to be told; of a question that is heard, a line of what was heard, and the answer."""
+  if task.form == "describe":
+    return prompt.caption
+  heard = [prompt.question.question] if task == HEARD else []
+  return "\n".join([*heard, prompt.question.answer])
 
 
 class Static:
@@ -179,24 +187,16 @@ class Studio:
     for piece in pieces:
       for b, ids in enumerate(made):
         ids += piece.row(b)
-    # Of a question that was heard the model first writes down what it understood.
-    answers = [media_tasks.parts(ids)[-1] for ids in made]
-    return [self._tokenizer.decode(i for i in ids if i != _EOS) for ids in answers]
+    decode = lambda ids: self._tokenizer.decode(i for i in ids if i != _EOS)
+    return ["\n".join(map(decode, media_tasks.parts(ids))) for ids in made]
 
   def _decoder(self, task: Task, length: int) -> tuple[Decoder, int]:
     """A cache just large enough, and the tokens that an answer may take."""
     if task not in self._decoders:
-      most = max(self._tokens(task, p) for p in self._asked(task)) + _SPARE_TOKENS
+      most = max(len(self._encode(told(task, p))) for p in self._asked(task)) + _SPARE_TOKENS
       decoder = Decoder(self._model, cache_length=length + most, media=self._config)
       self._decoders[task] = decoder, most
     return self._decoders[task]
-
-  def _tokens(self, task: Task, prompt: Prompt) -> int:
-    """Of what is to be told."""
-    if task.form == "describe":
-      return len(self._encode(prompt.caption))
-    heard = len(self._encode(prompt.question.question)) + 1 if task == HEARD else 0
-    return heard + len(self._encode(prompt.question.answer))
 
 
 def _codes(saved: SavedModel, prompts: Prompts) -> dict[bytes, Int[np.ndarray, "n R"]]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ernie_jax.data.world.language import caption_exact
+from ernie_jax.data.world.pronounce import pronounce
 from ernie_jax.data.world.questions import KINDS, answer_right, majority_baseline
 from ernie_jax.data.world.scene import Scene
 from ernie_jax.evaluate.judged import Scores
@@ -21,7 +22,7 @@ from ernie_jax.evaluate.oracles.score import shuffled
 from ernie_jax.evaluate.oracles.video import VideoScore, score_readings
 from ernie_jax.evaluate.sheet import Shown
 from ernie_jax.evaluate.vision_makers import Outputs
-from ernie_jax.evaluate.vision_prompts import SPLITS, Prompt, Task
+from ernie_jax.evaluate.vision_prompts import HEARD, SPLITS, Prompt, Task
 
 _EXTENDED = ("kept", "objects", "permanence", "direction", "trajectory", "nothing_else")
 # Outputs of each task and split on the sheet: two lines of it.
@@ -91,7 +92,7 @@ def judge(
   if task.form == "describe":
     return [{"exact": caption_exact(text, scene)} for text, scene in zip(outputs, scenes)]
   if task.answers:
-    return [_answered(text, prompt) for text, prompt in zip(outputs, prompts)]
+    return [_answered(task, text, prompt) for text, prompt in zip(outputs, prompts)]
   read = reader.read(outputs)
   return [_drawn(task, readings, scene) for readings, scene in zip(read, scenes)]
 
@@ -125,14 +126,27 @@ def floor(task: Task, outputs: Outputs, prompts: Sequence[Prompt], reader: Reade
 
 def _told(task: Task, prompt: Prompt, output: str) -> str:
   """What was asked, and the answer."""
-  asked = prompt.question.question if task.answers else ""
+  asked = prompt.question.question if task.answers and task != HEARD else ""
   return f"{asked}\n{output}".strip()
 
 
-def _answered(text: str, prompt: Prompt) -> dict[str, Any]:
+def _answered(task: Task, text: str, prompt: Prompt) -> dict[str, Any]:
+  """Of a question that was heard also whether it was written down, in words that sound like it."""
   asked = prompt.question
+  written = {}
+  if task == HEARD:
+    line, _, text = text.rpartition("\n")
+    written = {"written": _sounds(line) == _sounds(asked.question)}
   right = answer_right(text, asked.answer)
-  return {"right": right, **{kind: right if kind == asked.kind else None for kind in KINDS}}
+  return {"right": right, **written, **{k: right if k == asked.kind else None for k in KINDS}}
+
+
+def _sounds(text: str) -> tuple[str, ...] | None:
+  """What is said of a text; None where it cannot be said."""
+  try:
+    return pronounce(text)
+  except ValueError:
+    return None
 
 
 def _drawn(task: Task, readings: list[Reading], scene: Scene) -> dict[str, Any]:

@@ -103,8 +103,12 @@ def _seen(task, prompt, output: Any, right: bool, split: str) -> Sample:
   sound = None
   if task.answers:
     question = prompt.question
-    lines = [("asked:", question.question), ("answered:", _printable(output)), *lines[1:]]
-    lines.insert(2, ("true answer:", question.answer))
+    lines = [("asked:", question.question)]
+    if task == vision_prompts.HEARD:
+      line, _, output = output.rpartition("\n")
+      lines.append(("written:", _printable(line)))
+    lines += [("answered:", _printable(output)), ("true answer:", question.answer)]
+    lines.append(("", f"({split})"))
   if task == vision_prompts.HEARD:
     sound = heard(to_float(prompt.waveform), f"A question played to the model: {question.question}")
   return Sample(shown(prompt.media, alt), tuple(lines), right, sound)

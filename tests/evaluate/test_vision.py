@@ -263,7 +263,10 @@ def test_questions_are_heard_in_known_and_in_unseen_voices(hearing):
     right = tasks[HEARD.name]["right"]
     assert right[FULL] == right["truth"] == 1
     assert right["other question"] < 0.3 and 0.1 < right["floor"] < 0.9
-    kinds = [kind for kind in tasks[HEARD.name] if kind != "right"]
+    headline, written, *kinds = tasks[HEARD.name]
+    assert (headline, written) == ("right", "written")
+    said = tasks[HEARD.name][written]
+    assert said[FULL] == said["truth"] == 1 and said["other question"] < 0.3
     assert len(kinds) > 4 and set(kinds) <= set(KINDS)
     assert list(tasks[HEARD.name]["shape"]) == list(right)
   assert list(found.scores["held_out"])[-1] == HEARD.name
@@ -280,7 +283,7 @@ def test_a_model_answers_what_it_hears(hearing, monkeypatch):
     }  # fmt: skip
 
 
-def test_what_is_written_down_of_a_heard_question_is_not_its_answer(hearing, monkeypatch):
+def test_what_is_written_down_of_a_heard_question_is_a_line_before_its_answer(hearing, monkeypatch):
   encode = lambda text: hearing.tokenizer.encode(text).tolist()
   told = [*encode("What shape is it?"), SpecialToken.SEP, *encode("ring"), SpecialToken.EOS]
 
@@ -295,7 +298,8 @@ def test_what_is_written_down_of_a_heard_question_is_not_its_answer(hearing, mon
   asked = [prompt for split in SPLITS for prompt in prompts[split, False]]
   longest = max(len(encode(p.question.question + p.question.answer)) + 2 for p in asked)
   studio = Studio(hearing, data, prompts, DrawingConfig())
-  assert studio.run(HEARD, prompts["held_out", False], None, 0) == ["ring", "ring"]
+  made = studio.run(HEARD, prompts["held_out", False], None, 0)
+  assert made == ["What shape is it?\nring"] * 2
 
 
 def test_a_question_is_said_by_voices_of_its_split(hearing):
