@@ -58,7 +58,7 @@ def curve_figure(stage: StageRun) -> Figure | None:
 
 
 def last_values(metrics: Mapping[str, Series]) -> tuple[tuple[str, ...], ...]:
-  """A row for the loss of each kind: its unit, first and last value, and the last one held out."""
+  """A row for the loss of each kind: its unit, first and last value, the last one rescaled, and the last held out."""
   rows = []
   for kind, name in _KINDS.items():
     if f"loss/{kind}" in metrics:
@@ -67,12 +67,14 @@ def last_values(metrics: Mapping[str, Series]) -> tuple[tuple[str, ...], ...]:
         words: _last(metrics[key][1]) for key, words in _HELD_OUT[kind].items() if key in metrics
       }
       told = "\n".join(f"{words} {value}".strip() for words, value in held_out.items())
-      rows.append((f"{name}, {_UNITS[kind]}", _last(values[::-1]), _last(values), told))
+      rescaled = metrics.get(f"rescaled/{kind}")
+      size = "" if rescaled is None else _last(rescaled[1])
+      rows.append((f"{name}, {_UNITS[kind]}", _last(values[::-1]), _last(values), size, told))
   if not rows and "loss" in metrics:
     values = metrics["loss"][1]
-    rows.append(("loss", _last(values[::-1]), _last(values), ""))
+    rows.append(("loss", _last(values[::-1]), _last(values), "", ""))
     held_out = [key for key in metrics if key.startswith("held_out/")]
-    rows += [(_words(key), "", "", _last(metrics[key][1])) for key in held_out]
+    rows += [(_words(key), "", "", "", _last(metrics[key][1])) for key in held_out]
   return tuple(rows)
 
 

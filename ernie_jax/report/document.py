@@ -48,6 +48,13 @@ class Table:
     if wrong := [row for row in self.rows if len(row) != len(self.columns)]:
       raise ValueError(f"a row has {len(wrong[0])} cells, the head {len(self.columns)}: {wrong[0]}")
 
+  def compact(self) -> "Table":
+    """Without columns in which nothing stands."""
+    keep = [i for i in range(len(self.columns)) if any(row[i] for row in self.rows)]
+    pick = lambda cells: tuple(cells[i] for i in keep)
+    left = sum(i < self.left for i in keep)
+    return Table(pick(self.columns), tuple(map(pick, self.rows)), left=left, note=self.note)
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:

@@ -129,7 +129,7 @@ def _directions(stage: StageRun) -> Iterator[Table]:
           rows.append((*words, *own, *beside, numbers.count(found.get("prompts"))))
   if rows:
     head = ("direction", "measure", "split", *_full_first(members), FLOOR, "beside it")
-    yield _compact(Table((*head, *CEILINGS, "samples"), tuple(rows), left=3, note=_ABOUT))
+    yield Table((*head, *CEILINGS, "samples"), tuple(rows), left=3, note=_ABOUT).compact()
 
 
 def _text_row(stage: StageRun, members: list[str]) -> Iterator[tuple[str, ...]]:
@@ -138,16 +138,15 @@ def _text_row(stage: StageRun, members: list[str]) -> Iterator[tuple[str, ...]]:
   if not found:
     return
   known = stage.results["family"].get("baselines", {})
-  named = {"token bigram": "bigram_bits_per_byte", "xz -9e": "xz_bits_per_byte"}
-  beside = [f"{name} {known[key]:.3f}" for name, key in named.items() if key in known]
+  bigram, xz = (known.get(f"{name}_bits_per_byte") for name in ("bigram", "xz"))
   scores = (numbers.score(found.get(m)) for m in members)
   yield (
     arrowed("text -> text"),
     "bits per byte ↓",
     "held-out text",
     *scores,
-    "",
-    "\n".join(beside),
+    "" if bigram is None else f"{bigram:.3f} (token bigram)",
+    "" if xz is None else f"xz -9e {xz:.3f}",
     "",
     "",
     "",
@@ -171,7 +170,7 @@ def _details(stage: StageRun) -> Iterator[Section | None]:
         for attribute, values in attributes.items()
       ]
       table = Table(("direction", "measure", *columns), tuple(rows), left=2)
-      yield tidy(_split(name, split), _compact(table) if rows else None)
+      yield tidy(_split(name, split), table.compact() if rows else None)
 
 
 def _split(name: str, split: str) -> str:
@@ -276,15 +275,7 @@ def _lines(
 ) -> Table | None:
   """A table with a column for each member, as far as it has something."""
   kept = [(title, *cells) for title, cells in lines.items() if any(cells)]
-  return _compact(Table((what, *names), tuple(kept), note=note)) if kept else None
-
-
-def _compact(table: Table) -> Table:
-  """Without columns in which nothing stands."""
-  keep = [i for i in range(len(table.columns)) if any(row[i] for row in table.rows)]
-  pick = lambda cells: tuple(cells[i] for i in keep)
-  left = sum(i < table.left for i in keep)
-  return Table(pick(table.columns), tuple(map(pick, table.rows)), left=left, note=table.note)
+  return Table((what, *names), tuple(kept), note=note).compact() if kept else None
 
 
 def _named(splits: Mapping[str, Mapping[str, float]]) -> Table:

@@ -73,7 +73,8 @@ def curves(run: Run) -> Section | None:
   parts = []
   for stage in run.stages:
     rows = last_values(stage.metrics)
-    table = Table(("loss", "first", "last logged", "held out, last"), rows) if rows else None
+    head = ("loss", "first", "last logged", "rescaled, last logged", "held out, last")
+    table = Table(head, rows).compact() if rows else None
     title = f"{stage.name}: {_KINDS.get(stage.kind, stage.kind)}"
     beside = bool(run.models) and not stage.is_model
     parts.append(tidy(title, curve_figure(stage), table, folded=beside))
