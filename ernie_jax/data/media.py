@@ -14,7 +14,7 @@ import io
 import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -216,8 +216,9 @@ def _video_frames(file: io.BufferedReader, path: Path) -> Iterator[Image.Image]:
   try:
     options = {"format_whitelist": _VIDEO_FORMATS}
     with av.open(file, options=options, metadata_errors="replace") as container:
-      if "mp4" in container.format.name:
-        _check_mp4_boxes(path)
+      ends = {"mp4": _mp4_ends, "matroska": _matroska_ends, "avi": _avi_ends}
+      for name in ends.keys() & set(container.format.name.split(",")):
+        _check_end(path, ends[name])
       if not container.streams.video:
         raise UserError(f"{path}: holds no video")
       for frame in container.decode(container.streams.video[0]):
@@ -229,22 +230,57 @@ def _video_frames(file: io.BufferedReader, path: Path) -> Iterator[Image.Image]:
     raise UserError(f"{path}: not a video, damaged or cut short") from e
 
 
-def _check_mp4_boxes(path: Path) -> None:
-  """An MP4 whose index comes first reads without an error when its end is missing; its boxes do not fit."""
+def _check_end(path: Path, ends: Callable[[io.BufferedReader, int], Iterator[int]]) -> None:
+  """A video whose end is missing may read without an error, only shorter; but its parts do not fit into the file."""
   size = os.path.getsize(path)
   with open(path, "rb") as file:
-    at = 0
-    while at < size:
-      file.seek(at)
-      head = file.read(16)
-      length = int.from_bytes(head[:4], "big")
-      if length == 1:
-        length = int.from_bytes(head[8:16], "big")
-      elif length == 0:  # to the end of the file
-        length = size - at
-      if length < 8 or at + length > size:
-        raise UserError(f"{path}: damaged or cut short")
-      at += length
+    if any(end > size for end in ends(file, size)):
+      raise UserError(f"{path}: damaged or cut short")
+
+
+def _mp4_ends(file: io.BufferedReader, size: int) -> Iterator[int]:
+  """Where each box of an MP4 ends."""
+  at = 0
+  while at < size:
+    file.seek(at)
+    head = file.read(16)
+    length = int.from_bytes(head[:4], "big")
+    if length == 1:
+      length = int.from_bytes(head[8:16], "big")
+    elif length == 0:  # to the end of the file
+      length = size - at
+    at = at + length if length >= 8 else size + 1
+    yield at
+
+
+def _avi_ends(file: io.BufferedReader, size: int) -> Iterator[int]:
+  """Where each RIFF chunk of an AVI ends."""
+  at = 0
+  while at < size:
+    file.seek(at)
+    head = file.read(8)
+    if not head.startswith(b"RIFF"):
+      return
+    length = int.from_bytes(head[4:], "little")
+    at += 8 + length + length % 2 if length else size  # a recorder that was stopped leaves 0
+    yield at
+
+
+def _matroska_ends(file: io.BufferedReader, size: int) -> Iterator[int]:
+  """Where the header and the segment of a Matroska or WebM file end, unless it was streamed (all bits 1: unknown)."""
+  at = 0
+  for _ in ("header", "segment"):
+    file.seek(at)
+    head = file.read(12)
+    width = 9 - head[4].bit_length() if len(head) > 4 and head[4] else 9  # bytes of the length
+    if width > 8:
+      return
+    bits = 7 * width
+    length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << bits) - 1)
+    if length == (1 << bits) - 1:
+      return
+    at += 4 + width + length
+    yield at
 
 
 def _import_av(path: Path):
