@@ -254,7 +254,7 @@ class MediaRows(DrawnRows):
   def _spoken(
     self, scene: SpokenScene, source: int, voice: np.ndarray, rng: np.random.Generator
   ) -> list[Item]:
-    """A question that is heard, or a document of which each text is said as often as it is written, and one surely."""
+    """A question that is heard, written and answered; or a document, each text said as often as written, one surely."""
     example = scene.example
     settings = self.config.spoken[source - len(self.config.sources)]
     if not scene.texts or rng.random() >= settings.documents:

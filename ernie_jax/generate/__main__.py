@@ -17,24 +17,25 @@
 The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
 begins with BOS; ids are used as they are given. --input without --image or --video asks for an answer to
 the prompt, or for a caption; with --image it is a picture that stands before the prompt, with --video the
-picture that the video begins with. --input of sound asks for its words; beside a picture it is the question.
+picture that the video begins with. --input of sound asks for its words; beside a picture it is a question about it,
+which is written on one line and answered on the next.
 """
 
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from ernie_jax import cli
-from ernie_jax.data.media_tasks import parts
 from ernie_jax.elastic.family import full_member, parse_member
 from ernie_jax.elastic.slicing import slice_params
 from ernie_jax.errors import UserError
 from ernie_jax.generate import media_command, speech_command
-from ernie_jax.generate.decode import Decoder, Generated
+from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.draw import DrawingConfig, Painter, drawing_of
+from ernie_jax.generate.printing import print_pieces, say
 from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.generate.speak import SpeakingConfig
@@ -158,10 +159,8 @@ def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
   room = speech_command.room_for_speech(saved, prompt)
   saved = _choose_member(saved)
   m = saved.model
-  _say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {speaking}")
-  speech_command.write_speech(
-    saved, prompt, request.speech, how=speaking, max_frames=room, say=_say
-  )
+  say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {speaking}")
+  speech_command.write_speech(saved, prompt, request.speech, how=speaking, max_frames=room, say=say)
 
 
 def _media(workdir: str, request: media_command.MediaRequest) -> None:
@@ -193,7 +192,7 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   data, vision = media_command.media_data(saved), saved.vision
   saved, start = _choose_member(saved), time.perf_counter()
   m = saved.model
-  _say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {drawing}")
+  say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {drawing}")
   made = media_command.draw(
     saved,
     vision,
@@ -201,12 +200,10 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
     prompt,
     count=request.count,
     how=drawing,
-    progress=lambda done, all_: _say(
-      f"frame {done} of {all_}, {time.perf_counter() - start:.1f} s"
-    ),
+    progress=lambda done, all_: say(f"frame {done} of {all_}, {time.perf_counter() - start:.1f} s"),
   )
   paths = media_command.write(request.image or request.video, made, fps=request.fps)
-  _say(
+  say(
     f"wrote {', '.join(map(str, paths))} in {time.perf_counter() - start:.1f} s, compilation included"
   )
 
@@ -233,7 +230,7 @@ def _tell(
     stop_ids=[SpecialToken.EOS, SpecialToken.END_OF_TURN],
     banned=text_banned(saved.model.vocab_size, saved.tokenizer.vocab_size, allowed=allowed),
   )
-  _print([], pieces, saved.tokenizer)
+  print_pieces([], pieces, saved.tokenizer)
 
 
 def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingConfig) -> None:
@@ -299,14 +296,14 @@ def _text(workdir: str) -> None:
   prompt = _prompt(saved.tokenizer)
   decoder = Decoder(saved.model, cache_length=_cache_length(len(prompt)))
   m = saved.model
-  _say(
+  say(
     f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {len(prompt)} prompt tokens,"
     f" up to {_MAX_NEW_TOKENS.value} new, cache of {decoder.cache_length}; {sampling}"
   )
   start = time.perf_counter()
   weights = decoder.load(saved.params, saved.bias)
   decoder.compile(weights, [prompt], _MAX_NEW_TOKENS.value)
-  _say(f"compiled in {time.perf_counter() - start:.1f} s")
+  say(f"compiled in {time.perf_counter() - start:.1f} s")
 
   banned, stop_ids = None, _ids(_STOP_IDS, m.vocab_size)
   if saved.tokenizer is not None:
@@ -321,7 +318,7 @@ def _text(workdir: str) -> None:
     stop_ids=stop_ids,
     banned=banned,
   )
-  _print(prompt, pieces, None if _PRINT_IDS.value else saved.tokenizer)
+  print_pieces(prompt, pieces, None if _PRINT_IDS.value else saved.tokenizer)
 
 
 def _sampling() -> SamplingConfig:
@@ -376,32 +373,6 @@ def _cache_length(prompt: int) -> int:
   if _CACHE_LENGTH.value < 2:
     raise UserError(f"--cache_length must be at least 2, got {_CACHE_LENGTH.value}")
   return _CACHE_LENGTH.value
-
-
-def _print(prompt: list[int], pieces: Iterator[Generated], tokenizer: Tokenizer | None) -> None:
-  """Prints prompt and pieces as they come: text, each part on a line, where there is a tokenizer, else ids."""
-  sys.stdout.reconfigure(errors="replace")  # a lone surrogate has no UTF-8
-  write = lambda text: print(text, end="", flush=True)
-  text = tokenizer.stream() if tokenizer is not None else None
-
-  def lines(ids: list[int]) -> str:
-    first, *others = parts(ids)
-    return text.push(first) + "".join(f"{text.finish()}\n{text.push(part)}" for part in others)
-
-  show = lines if text is not None else lambda ids: "".join(f",{i}" for i in ids)
-  write(show(prompt).removeprefix(",") if text is None else show(prompt))
-  start, made = time.perf_counter(), []
-  for piece in pieces:
-    made.append(piece.row(0))
-    write(show(made[-1]))
-  seconds = time.perf_counter() - start
-  write("\n" if text is None else text.finish() + "\n")
-  count = len(list(itertools.chain(*made)))
-  _say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s, prompt included")
-
-
-def _say(line: str) -> None:
-  print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def tokenizers(run: Run) -> Section | None:
 
 
 def missing(run: Run) -> list[Text]:
-  """For each model that lacks evaluations, a line with the command that makes them."""
+  """For each model that lacks evaluations or the study of its routing, a line with the command that makes them."""
   lines = []
   for stage in run.models:
     data = stage.config.get("data")
@@ -76,6 +76,9 @@ def missing(run: Run) -> list[Text]:
       lines.append(
         Text(f"{stage.name} has no {' and no '.join(lacking)} yet; to make them:", command)
       )
+    if any(worlds.values()) and "routing" not in stage.results:
+      command = f"python -m ernie_jax.analysis.routing --workdir={stage.workdir}"
+      lines.append(Text(f"{stage.name} has no routing.json yet; to make it:", command))
   return lines
 
 

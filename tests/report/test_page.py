@@ -78,6 +78,7 @@ def test_what_a_run_lacks_is_left_out_and_the_command_is_named(tmp_path):
   for page in rendered(workdir):
     assert "by <hand>" in page
     assert f"python -m ernie_jax.evaluate --workdir={workdir}" in page
+    assert f"python -m ernie_jax.analysis.routing --workdir={workdir}" in page
     for title in ("Time", "Curves", "All scores", "Tokenizers and encoders", "Samples", "Routing"):
       assert f"\n{title}\n" not in page and f"# {title}\n" not in page
     assert "nan" not in page and "None" not in page
