@@ -1,8 +1,12 @@
-"""A step on pictures, videos and text on two devices: the losses and gradients of one device."""
+"""A step on pictures, videos and text on several devices: the losses and gradients of one device."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from small_vision import CONFIG, MODEL, batch_of, frozen_tokenizer, media, row_of
 
 from ernie_jax.elastic.family import ElasticConfig
@@ -18,19 +22,20 @@ from ernie_jax.train.step import make_step
 
 
 def rows():
-  """Two rows with all kinds of slots."""
+  """Four rows with all kinds of slots."""
   one = lambda s: row_of(
     [Text((1, 70 + s)), Drawn(media(s)), Text((2,))],
     [Text((1,)), Drawn(media(s + 2, 9), dropped=(0,)), Text((2,))],
     [Text((1,)), Seen(media(s + 4)), Text((3, 80 + s, 2))],
   )
-  return batch_of(one(0), one(1))
+  return batch_of(*map(one, range(4)))
 
 
 def report(config: MeshConfig | None):
   """What the first step reports, on the devices of `config`; all randomness follows from the seed."""
   elastic = ElasticConfig(depth_full=0.5, width_full=0.5, sparsity_full=0.5)
-  task = Pretrain(MODEL, elastic, ObjectiveConfig(), Vision(CONFIG, frozen_tokenizer()))
+  model = dataclasses.replace(MODEL, kv_heads=2)  # which the tensor axis divides
+  task = Pretrain(model, elastic, ObjectiveConfig(), Vision(CONFIG, frozen_tokenizer()))
   schedule = lambda step: jnp.float32(1e-2)
   shapes = jax.eval_shape(lambda: state_lib.initial_params(task, 0))
   optimizer = make_optimizer(OptimizerConfig(), schedule, shapes)
@@ -42,8 +47,18 @@ def report(config: MeshConfig | None):
     return jax.device_get(step(state, batch, jnp.asarray(1))[1])
 
 
-def test_a_step_on_two_devices_equals_that_on_one():
-  wanted, got = report(None), report(MeshConfig(data=2))
+@functools.cache
+def on_one_device():
+  return report(None)
+
+
+@pytest.mark.parametrize(
+  "config",
+  [MeshConfig(data=2), MeshConfig(fsdp=2, tensor=2, expert=2), MeshConfig(data=2, context=2)],
+  ids=["data", "fsdp, tensor, expert", "data, context"],
+)
+def test_a_step_on_a_mesh_equals_that_on_one_device(config):
+  wanted, got = on_one_device(), report(config)
   for name in ("loss/bits", "loss/understanding", "bits/by_scale"):
     np.testing.assert_allclose(got.metrics[name], wanted.metrics[name], rtol=1e-5)
   np.testing.assert_allclose(got.leaf_norms, wanted.leaf_norms, rtol=1e-3, atol=1e-6)
