@@ -8,6 +8,7 @@
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --video=out.mp4
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
+    python -m ernie_jax.generate --workdir=runs/vision --input=a.png --input=b.png --prompt="first: <picture> then: <picture>"
     python -m ernie_jax.generate --workdir=runs/quickstart --input=picture.png --input=question.wav
     python -m ernie_jax.generate --workdir=runs/vision --prompt="a small red disc." --story=2 --image=out.png
     python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --speaker=3
@@ -16,9 +17,9 @@
 
 The prompt and its continuation go to standard output, what is run and how fast to standard error. Text
 begins with BOS; ids are used as they are given. --input without --image or --video asks for an answer to
-the prompt, or for a caption; with --image it is a picture that stands before the prompt, with --video the
-picture that the video begins with. --input of sound asks for its words; beside a picture it is a question about it,
-which is written on one line and answered on the next.
+the prompt, or for a caption; with --image it is a picture that stands before the prompt or in place of a <picture> of
+it, with --video the picture that the video begins with. --input of sound asks for its words; beside a picture it is a
+question about it, which is written on one line and answered on the next.
 """
 
 import itertools
@@ -173,9 +174,8 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   sounds = any(map(speech_command.is_sound, request.inputs))
   if sounds:
     speech_command.need_speech(saved, workdir, flag)
-  words = None if _PROMPT.value is None else saved.tokenizer.encode(_PROMPT.value).tolist()
   if not request.draws:
-    prompt = media_command.text_prompt(saved, request, words)
+    prompt = media_command.text_prompt(saved, request, _PROMPT.value)
     data = media_command.media_data(saved)
     shapes = saved.vision.config.shapes(window=data.look_back)
     sound = sound_shape(saved.model.audio) if sounds else None
@@ -186,9 +186,9 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
       _tell(_choose_member(saved), batch, sampling)
     return
   if request.story:
-    _tell_story(saved, request, words or [], sampling, drawing)
+    _tell_story(saved, request, sampling, drawing)
     return
-  prompt = media_command.drawing_prompt(saved, request, words or [])
+  prompt = media_command.drawing_prompt(saved, request, _PROMPT.value or "")
   data, vision = media_command.media_data(saved), saved.vision
   saved, start = _choose_member(saved), time.perf_counter()
   m = saved.model
@@ -233,9 +233,9 @@ def _tell(
   print_pieces([], pieces, saved.tokenizer)
 
 
-def _tell_story(saved: SavedModel, request, words, sampling, drawing: DrawingConfig) -> None:
+def _tell_story(saved: SavedModel, request, sampling, drawing: DrawingConfig) -> None:
   """Prints text and writes pictures as they come."""
-  prompt = media_command.story_prompt(saved, request, words)
+  prompt = media_command.story_prompt(saved, request, _PROMPT.value or "")
   data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
   length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value
   saved = _choose_member(saved)

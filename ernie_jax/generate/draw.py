@@ -135,7 +135,7 @@ def draw_prompt(
     frames: F, 1 for a picture.
     side: H = W.
     given: the first frames, which a video continues.
-    before: pictures that stand before the words, from `given_picture`.
+    before: what stands before the words: text, and pictures from `given_picture`.
   """
   canvas = np.zeros((frames, side, side, 3), np.uint8)
   latent = 0

@@ -20,8 +20,11 @@ from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_p
 from ernie_jax.generate.prompts import prompt_length
 from ernie_jax.generate.speech_command import encode, is_sound
 from ernie_jax.media import Vision
-from ernie_jax.sequence import Item, SpecialToken, Text
+from ernie_jax.sequence import Item, Seen, SpecialToken, Text
 from ernie_jax.train.model_io import SavedModel
+
+PLACE = "<picture>"  # in a prompt, where the next picture of --input stands
+_BOS = Text((int(SpecialToken.BOS),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,30 +102,38 @@ def media_data(saved: SavedModel) -> MediaDataConfig:
   return config_lib.build(MediaDataConfig, values, path="config.data.media")
 
 
-def text_prompt(
-  saved: SavedModel, request: MediaRequest, words: Sequence[int] | None
-) -> list[Item]:
+def text_prompt(saved: SavedModel, request: MediaRequest, prompt: str | None) -> list[Item]:
   """A caption or an answer: the one picture or video of `inputs`, and a question if there is one, written or heard.
 
+  Where `prompt` has places for pictures (`PLACE`), a document of both that the model goes on with.
+
   Raises:
-    UserError: more than one input of a kind, two questions, or a file that cannot be read.
+    UserError: more than one input of a kind, two questions, other places than pictures, or a file that cannot be read.
   """
+  if prompt is not None and PLACE in prompt:
+    return _fitting(saved, "input", [_BOS, *_interleaved(saved, request, prompt, Seen)])
   looked = [path for path in request.inputs if not is_sound(path)]
   heard = [path for path in request.inputs if is_sound(path)]
   if len(looked) != 1:
-    raise UserError("--input: a caption or an answer is about one picture or video")
+    raise UserError(
+      f"--input: a caption or an answer is about one picture or video; several have a {PLACE} each in --prompt"
+    )
   if len(heard) > 1:
     raise UserError("--input: one question at a time can be heard about a picture or video")
-  if heard and words is not None:
+  if heard and prompt is not None:
     raise UserError(f"--prompt: the question is heard in {heard[0]}; leave one of them out")
   media = _read(looked[0], saved)
   if heard:
     return hear(media, encode(saved, heard[0]).codes, None)
-  return describe(media, None) if words is None else answer(media, [(words, None)])
+  return (
+    describe(media, None)
+    if prompt is None
+    else answer(media, [(saved.tokenizer.encode(prompt).tolist(), None)])
+  )
 
 
-def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int]) -> list[Item]:
-  """What is to be drawn: from words, after pictures, or as what follows a picture.
+def drawing_prompt(saved: SavedModel, request: MediaRequest, prompt: str) -> list[Item]:
+  """What is to be drawn: from words, after pictures and between them, or as what follows a picture.
 
   Raises:
     UserError: a model that was not trained to draw that, an input that cannot be read or used, or more than a row
@@ -130,10 +141,9 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
   """
   data, side = media_data(saved), saved.vision.config.tokenizer.side
   _check_draws(data, request)
-  inputs = _pictures(saved, request)
   if request.image:
-    before = [given_picture(m) for m in inputs]
-    return _fitting(saved, "image", draw_prompt(words, frames=1, side=side, before=before))
+    before = _interleaved(saved, request, prompt, given_picture)
+    return _fitting(saved, "image", draw_prompt((), frames=1, side=side, before=before))
   frames = data.slots.frames if request.frames is None else request.frames
   tokenizer = saved.vision.config.tokenizer
   try:
@@ -142,25 +152,41 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int
     raise UserError(f"--{e}") from e
   if tokenizer.temporal == 1 or latent < 2:
     raise UserError(f"--video: {frames} frame(s) make no video for this model's visual tokenizer")
-  given = inputs[0] if inputs else None
+  inputs = _pictures(saved, request)
+  given, words = inputs[0] if inputs else None, saved.tokenizer.encode(prompt).tolist()
   return _fitting(saved, "frames", draw_prompt(words, frames=frames, side=side, given=given))
 
 
-def story_prompt(saved: SavedModel, request: MediaRequest, words: Sequence[int]) -> list[Item]:
-  """A document so far: pictures that are given, then words.
+def story_prompt(saved: SavedModel, request: MediaRequest, prompt: str) -> list[Item]:
+  """A document so far: pictures that are given, and words after or between them.
 
   Raises:
     UserError: a model that was not trained to draw, an input that cannot be read or used, or more pictures than a
       row holds.
   """
   _check_draws(media_data(saved), request)
-  given = [given_picture(media) for media in _pictures(saved, request)]
-  said = [Text(tuple(words))] if len(words) else []
-  story = [Text((int(SpecialToken.BOS),)), *given, *said]
+  story = [_BOS, *_interleaved(saved, request, prompt, given_picture)]
   side = saved.vision.config.tokenizer.side
   canvas = given_picture(np.zeros((1, side, side, 3), np.uint8))
   _fitting(saved, "story", [*story, *[canvas] * request.story])
   return story
+
+
+def _interleaved(
+  saved: SavedModel, request: MediaRequest, prompt: str, form: Callable[[np.ndarray], Item]
+) -> list[Item]:
+  """Text with each picture in its place, or before all words where no place is marked."""
+  count = len(request.inputs)
+  first, *texts = (
+    [part.strip() for part in prompt.split(PLACE)] if PLACE in prompt else [""] * count + [prompt]
+  )
+  if len(texts) != count:
+    raise UserError(f"--prompt: it has {len(texts)} {PLACE}, but --input {count} picture(s)")
+  said = lambda text: [Text(tuple(saved.tokenizer.encode(text).tolist()))] if text else []
+  items = said(first)
+  for picture, text in zip(_pictures(saved, request), texts):
+    items += [form(picture), *said(text)]
+  return items
 
 
 def _check_draws(data: MediaDataConfig, request: MediaRequest) -> None:
@@ -186,7 +212,7 @@ def _fitting(saved: SavedModel, flag: str, items: list[Item]) -> list[Item]:
 def _pictures(saved: SavedModel, request: MediaRequest) -> list[UInt8[np.ndarray, "1 H W 3"]]:
   inputs = [_read(path, saved) for path in request.inputs]
   if any(len(media) > 1 for media in inputs):
-    raise UserError("--input: a drawing follows pictures, not videos")
+    raise UserError("--input: what is drawn or told follows pictures, not videos")
   return inputs
 
 

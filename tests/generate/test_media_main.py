@@ -13,9 +13,12 @@ from small_vision import CONFIG, MODEL, SLOTS, clear_params, frozen_tokenizer, m
 
 from ernie_jax import config as config_lib
 from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.data.media_tasks import document
 from ernie_jax.elastic.family import ElasticConfig
 from ernie_jax.errors import UserError
 from ernie_jax.generate import __main__ as command
+from ernie_jax.generate import media_command
+from ernie_jax.generate.prompts import prompt_batch
 from ernie_jax.media import Vision
 from ernie_jax.text.tokenizer import train_tokenizer
 from ernie_jax.train.model_io import SavedModel, load_model, save_model
@@ -107,6 +110,24 @@ def test_a_question_about_a_picture_is_answered_in_text(run, picture):
   assert asked.endswith("\n") and asked != told
 
 
+def test_pictures_stand_in_their_places_in_a_prompt(run, workdirs, picture, tmp_path):
+  prompt = "a red <picture> moving <picture>"
+  saved, inputs = load_model(workdirs["vision"]), [picture, picture]
+  words = lambda text: saved.tokenizer.encode(text).tolist()
+  request = media_command.MediaRequest(inputs=tuple(inputs))
+  made = media_command.text_prompt(saved, request, prompt)
+  pictures = np.stack([media(4)[0]] * 2)
+  # As in training, up to what the model tells.
+  wanted = document([words("a red"), words("moving"), (5,)], pictures)[:-2]
+  rows = [prompt_batch([items], CONFIG.shapes(), None) for items in (made, wanted)]
+  jax.tree.map(np.testing.assert_array_equal, *rows)
+  arguments = dict(prompt=prompt, input=inputs, temperature=0.0)
+  assert run("vision", max_new_tokens=4, **arguments).out.endswith("\n")
+  one = arguments | dict(prompt="a red <picture> moving", input=[picture])
+  run("vision", image=str(tmp_path / "second.png"), **one)
+  assert Image.open(tmp_path / "second.png").size == (16, 16)
+
+
 def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path, picture):
   arguments = dict(prompt="a red", story=1, max_new_tokens=4, input=[picture], seed=2)
   printed = run("vision", image=str(tmp_path / "out.png"), **arguments).out
@@ -131,6 +152,8 @@ def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path,
     (dict(video="out.gif", frames=21), "too many for the 80 of a row"),
     (dict(image="out.png", prompt="a red circle " * 20), "too many for the 80 of a row"),
     (dict(image="out.png", story=9), "--story: .* too many for the 80 of a row"),
+    (dict(input=["x.png"], prompt="<picture> <picture>"), "it has 2 <picture>, but --input 1"),
+    (dict(input=["x.png", "y.png"], prompt="a"), "several have a <picture> each in --prompt"),
     (dict(workdir="looks", image="out.png"), "--image: this model was not trained to draw"),
     (dict(workdir="looks", image="out.png", story=1), "--image: this model was not trained to draw"),
     (dict(workdir="looks", video="out.gif"), "--video: this model was not trained to draw videos"),
