@@ -61,7 +61,7 @@ class MetricsWriter:
       step: number of updates done.
       values: numbers, scalar arrays, or vectors (one number a layer, say), which become lists in the
         file and `NAME/0`, `NAME/1`... in TensorBoard. A value that is not finite is written as the
-        string "nan", "inf" or "-inf", which JSON has no numbers for.
+        string "nan", "inf" or "-inf", which JSON has no numbers for, and left out of TensorBoard.
     """
     if self._file is None:
       return
@@ -74,7 +74,8 @@ class MetricsWriter:
       items = enumerate(value) if isinstance(value, list) else [(None, value)]
       for index, item in items:
         label = name if index is None else f"{name}/{index}"
-        self._events.add_scalar(label, item, step)
+        if math.isfinite(item):  # TensorBoard's library warns of others, a line each
+          self._events.add_scalar(label, item, step)
 
   def close(self) -> None:
     """Closes both files. Closing twice is harmless."""

@@ -53,6 +53,7 @@ def test_values_that_are_not_finite_keep_the_file_valid_json(tmp_path):
 
   line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
   assert line == {"step": 1, "loss": "nan", "layers": [1.0, "-inf"]}
+  assert events(tmp_path) == {"layers/0": {1: 1.0}}
 
 
 @settings(deadline=None, max_examples=30)
