@@ -18,7 +18,7 @@ from absl import flags
 from ernie_jax import cli, config
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.errors import UserError
-from ernie_jax.evaluate.vision import drawing_of
+from ernie_jax.evaluate.vision import drawing_by_flags
 from ernie_jax.evaluate.vision_prompts import make_prompts
 from ernie_jax.generate.draw import Painter, draw_prompt
 from ernie_jax.train.model_io import load_model
@@ -39,7 +39,7 @@ def main(argv) -> None:
     raise UserError(f"--workdir: the model in {WORKDIR.value} draws no pictures")
   media = saved.config.get("data", {}).get("media", {})
   data = config.build(MediaDataConfig, media, path="config.data.media")
-  how = drawing_of(saved, guidance=GUIDANCE.value)
+  how = drawing_by_flags(saved, guidance=GUIDANCE.value)
   painter = Painter(saved.model, saved.vision.config, options=data.options(), window=data.look_back)
   weights = painter.load(saved.params, saved.bias, saved.vision.tokenizer)
   prompts = [

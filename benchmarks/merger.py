@@ -20,10 +20,10 @@ from ernie_jax import cli, config
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.errors import UserError
 from ernie_jax.evaluate.judged import MemberMaker
-from ernie_jax.evaluate.vision import drawing_of
 from ernie_jax.evaluate.vision_makers import Studio
 from ernie_jax.evaluate.vision_prompts import TASKS, make_prompts
 from ernie_jax.evaluate.vision_scores import Reader, floor, judge, mean
+from ernie_jax.generate.draw import drawing_of
 from ernie_jax.train.experiment import build_experiment
 from ernie_jax.train.model_io import SavedModel
 
@@ -81,7 +81,7 @@ def scored(saved: SavedModel) -> tuple[dict[str, float], dict[str, float]]:
     for question in prompt.questions
     if question.kind in KINDS
   ]
-  studio = Studio(saved, data, {("validation", False): asked}, drawing_of(saved))
+  studio = Studio(saved, data, {("validation", False): asked}, drawing_of(saved.config))
   outputs = MemberMaker("full", studio, None).make(ASKED, asked, lambda count: None)
   reader = Reader()
   found = mean(judge(ASKED, outputs, asked, reader))

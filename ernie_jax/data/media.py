@@ -262,16 +262,20 @@ def _avi_ends(file: io.BufferedReader, size: int) -> Iterator[int]:
     if not head.startswith(b"RIFF"):
       return
     length = int.from_bytes(head[4:], "little")
-    at += 8 + length + length % 2 if length else size  # a recorder that was stopped leaves 0
+    if length in (0, 2**32 - 1):  # streamed: unknown
+      return
+    at += 8 + length + length % 2
     yield at
 
 
 def _matroska_ends(file: io.BufferedReader, size: int) -> Iterator[int]:
   """Where the header and the segment of a Matroska or WebM file end, unless it was streamed (all bits 1: unknown)."""
   at = 0
-  for _ in ("header", "segment"):
+  for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the header, the segment
     file.seek(at)
     head = file.read(12)
+    if not head.startswith(name):
+      return
     width = 9 - head[4].bit_length() if len(head) > 4 and head[4] else 9  # bytes of the length
     if width > 8:
       return

@@ -228,8 +228,9 @@ def draw_load(axes: Axes, metrics: Mapping[str, Series]) -> None:
   title = "Busiest expert of each layer"
   if "router/dead" in metrics:
     _, idle = metrics["router/dead"]
-    dead = int(np.nansum(idle[np.isfinite(idle).any(-1)][-1:]))
-    title += f" ({dead} idle experts at the last step)"
+    measured = idle[np.isfinite(idle.reshape(len(idle), -1)).any(-1)]
+    if len(measured):
+      title += f" ({int(np.nansum(measured[-1]))} idle experts when last measured)"
   axes.axhline(1, color="gray", linewidth=0.8, linestyle="--")
   axes.set(title=title, xlabel="step", ylabel="load / mean load")
 

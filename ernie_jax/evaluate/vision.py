@@ -4,10 +4,10 @@
     print(found.to_text())
 
 Every figure stands beside its floor (outputs judged by other prompts; for questions, the most frequent
-answer), controls (the first frame, held; the question of another prompt, heard) and its ceilings (the truth, and the truth through the visual
-tokenizer), all of the same prompts, of combinations that training saw and of those that it never saw.
-A model that was trained on pictures which are spoken about also hears the questions about pictures, in voices
-of training and in others.
+answer), controls (the first frame, held; the question of another prompt, heard) and its ceilings (the truth, and the
+truth through the visual tokenizer), all of the same prompts, of combinations that training saw and of those that it
+never saw. A model that was trained on pictures which are spoken about also hears the questions about pictures, in
+voices of training and in others: it writes them down (`written`: in words that sound alike), then answers.
 """
 
 import dataclasses

@@ -117,7 +117,12 @@ def floor(task: Task, outputs: Outputs, prompts: Sequence[Prompt], reader: Reade
     counted = [question for prompt in prompts for question in prompt.questions]
     by_kind = majority_baseline(asked, fitted_on=counted)
     right = [by_kind[question.kind] for question in asked]
-    return {"right": float(np.mean(right)), **{k: by_kind[k] for k in KINDS if k in by_kind}}
+    found = {"right": float(np.mean(right)), **{k: by_kind[k] for k in KINDS if k in by_kind}}
+    if task == HEARD and len(prompts) > 1:
+      others = [prompt.question for prompt in shuffled(prompts, np.random.default_rng(0))]
+      same = [_sounds(a.question) == _sounds(b.question) for a, b in zip(asked, others)]
+      found["written"] = float(np.mean(same))
+    return found
   if len(prompts) < 2:
     return {}
   others = shuffled(prompts, np.random.default_rng(0))
@@ -125,7 +130,7 @@ def floor(task: Task, outputs: Outputs, prompts: Sequence[Prompt], reader: Reade
 
 
 def _told(task: Task, prompt: Prompt, output: str) -> str:
-  """What was asked, and the answer."""
+  """What was asked, and the answer; of a question that was heard, what the model wrote down of it."""
   asked = prompt.question.question if task.answers and task != HEARD else ""
   return f"{asked}\n{output}".strip()
 

@@ -8,7 +8,7 @@
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --video=out.mp4
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png --prompt="What shape is red?"
     python -m ernie_jax.generate --workdir=runs/vision --input=picture.png
-    python -m ernie_jax.generate --workdir=runs/vision --input=a.png --input=b.png --prompt="first: <picture> then: <picture>"
+    python -m ernie_jax.generate --workdir=DIR --input=a.png --input=b.png --prompt="first: <picture> then: <picture>"
     python -m ernie_jax.generate --workdir=runs/quickstart --input=picture.png --input=question.wav
     python -m ernie_jax.generate --workdir=runs/vision --prompt="a small red disc." --story=2 --image=out.png
     python -m ernie_jax.generate --workdir=runs/speech --prompt="kamodi sibu" --speech=out.wav --speaker=3
@@ -237,7 +237,8 @@ def _tell_story(saved: SavedModel, request, sampling, drawing: DrawingConfig) ->
   """Prints text and writes pictures as they come."""
   prompt = media_command.story_prompt(saved, request, _PROMPT.value or "")
   data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
-  length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value
+  # Each stretch of text may take that many, and the prompt is rounded up.
+  length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value + 16
   saved = _choose_member(saved)
   painter = Painter(saved.model, config, options=data.options(), window=data.look_back)
   decoder = Decoder(saved.model, cache_length=length, media=config)

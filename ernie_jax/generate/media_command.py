@@ -111,6 +111,8 @@ def text_prompt(saved: SavedModel, request: MediaRequest, prompt: str | None) ->
     UserError: more than one input of a kind, two questions, other places than pictures, or a file that cannot be read.
   """
   if prompt is not None and PLACE in prompt:
+    if any(map(is_sound, request.inputs)):
+      raise UserError(f"--prompt: a {PLACE} is the place of a picture; sound has none")
     return _fitting(saved, "input", [_BOS, *_interleaved(saved, request, prompt, Seen)])
   looked = [path for path in request.inputs if not is_sound(path)]
   heard = [path for path in request.inputs if is_sound(path)]
@@ -144,6 +146,8 @@ def drawing_prompt(saved: SavedModel, request: MediaRequest, prompt: str) -> lis
   if request.image:
     before = _interleaved(saved, request, prompt, given_picture)
     return _fitting(saved, "image", draw_prompt((), frames=1, side=side, before=before))
+  if PLACE in prompt:
+    raise UserError(f"--prompt: a video begins with the picture of --input; leave {PLACE} out")
   frames = data.slots.frames if request.frames is None else request.frames
   tokenizer = saved.vision.config.tokenizer
   try:

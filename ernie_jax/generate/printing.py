@@ -12,7 +12,7 @@ from ernie_jax.text.tokenizer import TextStream, Tokenizer
 def print_pieces(
   prompt: Sequence[int], pieces: Iterator[Generated], tokenizer: Tokenizer | None
 ) -> None:
-  """Prints a prompt and the pieces that follow it as they come: text, each part on a line, or ids without a tokenizer."""
+  """Prints a prompt and the pieces that follow it as they come: text, a line for each part; ids without a tokenizer."""
   sys.stdout.reconfigure(errors="replace")  # a lone surrogate has no UTF-8
   write = lambda text: print(text, end="", flush=True)
   stream = None if tokenizer is None else tokenizer.stream()

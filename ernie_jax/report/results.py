@@ -20,8 +20,8 @@ _MEMBER = re.compile(r"\d+x\d+x\d+")
 _LOWER = ("error", "off", "median")  # last words of attributes that are errors
 _SPLITS = {"vision": VISION_SPLITS, "speech": SPEECH_SPLITS}
 _ABOUT = (
-  "Floor: outputs judged by other prompts, questions by the most frequent answer. Beside it stand controls and"
-  " baselines. Ceilings: the truth through the tokenizer (rebuilt) and the truth itself, as the same program"
+  "Floor: outputs judged by other prompts, questions by the most frequent answer, text by a token bigram. Beside it"
+  " stand controls and baselines. Ceilings: the truth through the tokenizer (rebuilt) and the truth itself, as the same program"
   " judges them. ↓: lower is better. Samples: of each direction and split."
 )
 
@@ -76,7 +76,9 @@ def missing(run: Run) -> list[Text]:
       lines.append(
         Text(f"{stage.name} has no {' and no '.join(lacking)} yet; to make them:", command)
       )
-    if any(worlds.values()) and "routing" not in stage.results:
+    model = stage.config.get("model", {})
+    routed = model.get("depth", 0) > model.get("dense_layers", 0)
+    if routed and any(worlds.values()) and "routing" not in stage.results:
       command = f"python -m ernie_jax.analysis.routing --workdir={stage.workdir}"
       lines.append(Text(f"{stage.name} has no routing.json yet; to make it:", command))
   return lines

@@ -271,7 +271,11 @@ class _Loop:
     bad = [
       n for n, norm in zip(self.names, report.leaf_norms, strict=True) if not np.isfinite(norm)
     ]
-    losses = [f"{n}={v}" for n, v in report.metrics.items() if not np.all(np.isfinite(v))]
+    losses = [
+      f"{n}={v}"
+      for n, v in report.metrics.items()
+      if not np.all(np.isfinite(v)) and not n.startswith("router/")  # NaN where no row ran a layer
+    ]
     what = [] if np.isfinite(report.loss) else [f"loss={report.loss}"]
     what += losses
     if bad:

@@ -66,8 +66,8 @@ class PipelineExperiment:
 
   @property
   def mesh(self) -> MeshConfig:
-    """What a process settles once: into how many devices a CPU is split, the most that a stage asks for; to compile quickly
-    if all stages do.
+    """What a process settles once: into how many devices a CPU is split, the most that a stage asks for; to compile
+    quickly if all stages do.
     """
     meshes = [_build(name, values).mesh for name, values in self.stages.items()]
     most = max(meshes, key=lambda mesh: mesh.simulated_devices)

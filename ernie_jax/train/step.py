@@ -23,7 +23,7 @@ class Report:
 
   Attributes:
     loss: float32 [], mean over the step's micro-batches.
-    metrics: the task's metrics, averaged likewise over those that have what they are about, and those of the whole step.
+    metrics: the task's metrics, averaged likewise over those that have what they are about, and those of the step.
     grad_norm: float32 [], global norm before clipping.
     learning_rate: float32 [].
     leaf_norms: float32 [leaves], gradient norm of each parameter, in tree order: names the culprit

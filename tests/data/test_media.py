@@ -1,4 +1,4 @@
-"""Pictures and videos in files: every kind reads as RGB, bad files are named in one line, writing is whole or not at all."""
+"""Pictures and videos in files: all kinds read as RGB, bad files are named in a line, writing is whole or not at all."""
 
 import io
 
@@ -151,6 +151,18 @@ def test_other_videos_are_read_whole(tmp_path, good_files, kind):
   path.write_bytes(good_files[kind])
   read = read_media(path).astype(int)
   assert np.abs(read - moving_square(9)).mean() <= 12  # they are compressed
+
+
+@pytest.mark.parametrize("sizes", [b"\0\0\0\0", b"\xff\xff\xff\xff"])
+def test_a_streamed_video_of_unknown_size_is_read(tmp_path, good_files, sizes):
+  path = tmp_path / "a.avi"
+  path.write_bytes(good_files["avi"][:4] + sizes + good_files["avi"][8:])
+  assert len(read_media(path)) == 9
+  segment = good_files["mkv"].index(b"\x18S\x80g") + 4
+  path = path.with_suffix(".mkv")
+  unknown = b"\x01" + b"\xff" * 7
+  path.write_bytes(good_files["mkv"][:segment] + unknown + good_files["mkv"][segment + 8 :])
+  assert len(read_media(path)) == 9
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -218,6 +218,8 @@ def test_what_cannot_be_is_told():
     SpokenSource(scenes=WorldSource(scene=SceneConfig(frames=9)))
   with pytest.raises(ValueError, match="no picture has one"):
     SpokenSource(scenes=WorldSource(documents=0.0), documents=0.1)
+  with pytest.raises(ValueError, match="nothing to be judged by; set its judged to False"):
+    MediaDataConfig(worlds=(dataclasses.replace(WORLD, captions=0),))
   with pytest.raises(ValueError, match="spoken stands beside"):
     MediaDataConfig(spoken=(SPOKEN,))
   with pytest.raises(ValueError, match="the world's spoken questions has 64"):

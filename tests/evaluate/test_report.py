@@ -26,6 +26,7 @@ from ernie_jax.evaluate.family_table import (
 )
 from ernie_jax.evaluate.figures import (
   draw_family,
+  draw_load,
   draw_losses,
   read_metrics,
   smoothed,
@@ -156,6 +157,24 @@ def test_figure_without_metrics_has_the_family_alone(tmp_path):
 def test_no_figure_is_written_where_there_is_nothing_to_draw(tmp_path):
   assert not write_figure(tmp_path / "none.png", None, {})
   assert not list(tmp_path.iterdir())
+
+
+def test_a_step_without_a_row_of_the_full_model_leaves_no_gap(tmp_path):
+  lines = [
+    {"step": 1, "router/max_over_mean": [1.5, 1.2], "router/dead": [0, 2]},
+    {"step": 2, "router/max_over_mean": ["nan", "nan"], "router/dead": ["nan", "nan"]},
+    {"step": 3, "router/max_over_mean": [1.4, "nan"], "router/dead": [1, "nan"]},
+  ]
+  path = tmp_path / "metrics.jsonl"
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  metrics = read_metrics(path)
+  axes = Figure().add_subplot()
+  draw_load(axes, metrics)
+  assert "(1 idle experts when last measured)" in axes.get_title()
+  drawn = [line.get_xydata().tolist() for line in axes.get_lines()[:2]]
+  assert drawn == [[[1, 1.5], [3, 1.4]], [[1, 1.2]]]
+  draw_load(axes, {name: (steps[1:2], values[1:2]) for name, (steps, values) in metrics.items()})
+  assert "idle" not in axes.get_title()
 
 
 @pytest.mark.parametrize("what", ["bits", "codes"])

@@ -122,7 +122,8 @@ def test_pictures_stand_in_their_places_in_a_prompt(run, workdirs, picture, tmp_
   rows = [prompt_batch([items], CONFIG.shapes(), None) for items in (made, wanted)]
   jax.tree.map(np.testing.assert_array_equal, *rows)
   arguments = dict(prompt=prompt, input=inputs, temperature=0.0)
-  assert run("vision", max_new_tokens=4, **arguments).out.endswith("\n")
+  told = run("vision", max_new_tokens=4, **arguments).out
+  assert told != run("vision", max_new_tokens=4, **arguments | dict(prompt=f"blue{prompt}")).out
   one = arguments | dict(prompt="a red <picture> moving", input=[picture])
   run("vision", image=str(tmp_path / "second.png"), **one)
   assert Image.open(tmp_path / "second.png").size == (16, 16)
@@ -154,6 +155,8 @@ def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path,
     (dict(image="out.png", story=9), "--story: .* too many for the 80 of a row"),
     (dict(input=["x.png"], prompt="<picture> <picture>"), "it has 2 <picture>, but --input 1"),
     (dict(input=["x.png", "y.png"], prompt="a"), "several have a <picture> each in --prompt"),
+    (dict(input=["x.png", "y.wav"], prompt="<picture>"), "sound has none|has no audio"),
+    (dict(input=["x.png"], prompt="<picture>", video="out.gif"), "leave <picture> out"),
     (dict(workdir="looks", image="out.png"), "--image: this model was not trained to draw"),
     (dict(workdir="looks", image="out.png", story=1), "--image: this model was not trained to draw"),
     (dict(workdir="looks", video="out.gif"), "--video: this model was not trained to draw videos"),
