@@ -22,14 +22,20 @@ _ROWS_OF_AN_EPOCH = 1 << 20  # there are no epochs; a mixture wants a length
 
 
 class DrawnRows:
-  """Rows of one split; `len` is a formality: every row i >= 0 is defined."""
+  """Rows of one split; `len` is a formality: every row i >= 0 is defined.
+
+  Attributes:
+    form: a number that is raised when rows of equal sources and config change, so that no run goes on with others.
+  """
+
+  form = 1
 
   def __init__(self, sources: Sequence[Any], weights: Sequence[float], *, seed: int):
     """Reads nothing. `sources` have a `fingerprint` each; `weights` are theirs, `seed` of every draw."""
     self._sources, self._seed = sources, seed
     shares = np.array(weights, np.float64)
     self._shares = shares / shares.sum()
-    names = "/".join(source.fingerprint for source in sources)
+    names = "/".join([*(source.fingerprint for source in sources), str(self.form)])
     self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
 
   @abstractmethod

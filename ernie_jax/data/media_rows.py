@@ -133,6 +133,10 @@ class MediaDataConfig:
 class MediaRows(DrawnRows):
   """Rows of one split."""
 
+  form = (
+    2  # 1: a heard question was answered without being written, and a given frame could be hidden
+  )
+
   def __init__(
     self,
     sources: Sequence[Examples],

@@ -184,11 +184,14 @@ def test_a_row_depends_on_its_number_alone(words, folder, spoken):
     jax.tree.map(np.testing.assert_array_equal, first[i], backwards[i])
 
 
-def test_without_spoken_sources_rows_are_as_they_were(words, folder, spoken):
+def test_without_spoken_sources_rows_are_as_they_were(words, folder, spoken, monkeypatch):
   config = dataclasses.replace(data(), spoken=())
   opened = open_media(config, "train", data_dir=folder)
   plain = MediaRows(opened, words, CONFIG.shapes(), config, length=LENGTH, seed=3)
-  assert plain.fingerprint != rows(words, folder, spoken).fingerprint
+  now = rows(words, folder, spoken).fingerprint
+  assert plain.fingerprint != now
+  monkeypatch.setattr(MediaRows, "form", MediaRows.form + 1)
+  assert rows(words, folder, spoken).fingerprint != now  # nor are rows of another form the same
   assert plain[0].sound is None
 
 
