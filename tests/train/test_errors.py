@@ -101,8 +101,11 @@ def test_training_that_diverges_stops_and_names_the_tensors(command, finished, t
   assert "is not finite: " in error and "gradient of embed/embedding" in error
   assert "the last good checkpoint, step 20, stays" in error
   assert checkpoint.steps(workdir / "checkpoints")[-1] == 20
-  assert "nan" not in (workdir / "metrics.jsonl").read_text()
-  assert read_metrics(workdir)[:20] == read_metrics(finished)
+  lines = read_metrics(workdir)
+  # Balance is NaN where no row of a step ran the full model; nothing else is.
+  strange = [key for line in lines for key, value in line.items() if "nan" in repr(value)]
+  assert all(key.startswith("router/") for key in strange)
+  assert lines[:20] == read_metrics(finished)
 
 
 # The rest is told by the same function that the command calls; a process for each would cost seconds.
