@@ -133,9 +133,8 @@ class MediaDataConfig:
 class MediaRows(DrawnRows):
   """Rows of one split."""
 
-  form = (
-    2  # 1: a heard question was answered without being written, and a given frame could be hidden
-  )
+  # 1: a heard question was answered without being written, and a given frame could be hidden.
+  form = 2
 
   def __init__(
     self,

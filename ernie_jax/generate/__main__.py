@@ -37,7 +37,7 @@ from ernie_jax.generate import media_command, speech_command
 from ernie_jax.generate.decode import Decoder
 from ernie_jax.generate.draw import DrawingConfig, Painter, drawing_of
 from ernie_jax.generate.printing import print_pieces, say
-from ernie_jax.generate.prompts import prompt_batch
+from ernie_jax.generate.prompts import STEP, prompt_batch
 from ernie_jax.generate.sampling import SamplingConfig, text_banned
 from ernie_jax.generate.speak import SpeakingConfig
 from ernie_jax.generate.story import tell
@@ -238,7 +238,7 @@ def _tell_story(saved: SavedModel, request, sampling, drawing: DrawingConfig) ->
   prompt = media_command.story_prompt(saved, request, _PROMPT.value or "")
   data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
   # Each stretch of text may take that many, and the prompt is rounded up.
-  length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value + 16
+  length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value + STEP
   saved = _choose_member(saved)
   painter = Painter(saved.model, config, options=data.options(), window=data.look_back)
   decoder = Decoder(saved.model, cache_length=length, media=config)

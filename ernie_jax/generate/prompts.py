@@ -31,7 +31,7 @@ from ernie_jax.sequence import (
   silence,
 )
 
-_STEP = 16  # lengths are rounded up to multiples of it: fewer compilations
+STEP = 16  # lengths are rounded up to multiples of it: fewer compilations
 
 
 def prompt_batch(
@@ -64,7 +64,7 @@ def prompt_batch(
     assert builder.add(prompt)
     made.append(builder.finish())
   longest = max(at_least, *(one.row.length for one in made))
-  length = -(-(longest - tail) // _STEP) * _STEP + tail
+  length = -(-(longest - tail) // STEP) * STEP + tail
   stack = lambda rows: jax.tree.map(lambda *fields: np.stack(fields), *rows)
   return MediaRow(
     row=stack([_pad_left(one.row, length) for one in made]),
