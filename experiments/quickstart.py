@@ -96,8 +96,8 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     of_things(pictures, 2.0), of_things(videos, 1.6), {**pairs, "weight": 0.5}
   )  # fmt: skip
   config.data.media.tasks.update(draw=7.0, describe=1.5, answer=3.5, extend=1.0)
-  # One in eight examples of media is about a picture of the first world, and heard: mostly a question.
-  spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.6))
+  # One in eleven examples of media is about a picture of the first world, and heard: mostly a question.
+  spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.4))
   config.data.media.spoken = ({**spoken, "scenes": config.data.media.worlds[0]},)
   # Sources take turns: where this weight and the sum of all have a simple ratio, programs may never meet a logged step.
   # The words of programs are whole: dropped merges help to spell what is spoken.

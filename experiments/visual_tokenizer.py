@@ -33,6 +33,7 @@ def get_config(arg: str = ""):
   world = {"scene": {"max_objects": 2}, "train": 12_000, "documents": 0.0}
   if "textured" not in options:  # as `vision.py` has them
     world["scene"] |= {"texture_probability": 0.0, "colour_jitter": 0, "position_jitter": 0.0}
+    world["scene"]["speed"] = 1 / 32  # one element of the 8 x 8 latent in the 4 frames of each step
   if "side=64" in options:
     world["side"] = 64
     config.tokenizer.update(patch=8, widths=(96,))

@@ -94,17 +94,18 @@ class PixelBatches(RowBatches[UInt8[np.ndarray, "B T H W 3"], UInt8[np.ndarray, 
 
 
 def first_frames(source: Examples, index: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-  """The first frames of an example.
+  """The first frames of an example; a picture stands still, so that one tokenizer learns both.
 
   Raises:
-    UserError: it has fewer.
+    UserError: it is a video of fewer.
   """
   example = source[index]
-  if example.frames < frames:
+  if 1 < example.frames < frames:
     raise UserError(
-      f"{example.name} has {example.frames} frame(s), fewer than config.data.frames ({frames})"
+      f"{example.name} has {example.frames} frames, fewer than config.data.frames ({frames})"
     )
-  return np.ascontiguousarray(example.media[:frames])
+  media = example.media[:frames]
+  return np.ascontiguousarray(np.broadcast_to(media, (frames, *media.shape[1:])))
 
 
 def pixel_batches(config: PixelsConfig, *, host: int = 0, hosts: int = 1) -> PixelBatches:

@@ -64,7 +64,7 @@ class MediaDataConfig:
     slots: of every row.
     tasks: what is learnt from an example that nobody speaks about.
     weight: share of rows with media, relative to the text sources.
-    questions: at most so many about the same picture or video, one after another and each of another kind.
+    questions: at most so many about the same picture or video, one after another and each another one.
     kinds: of the questions that are asked in writing; empty: all. What has none of these is asked all it has.
     no_caption: how often a picture or video is drawn without its caption, for guidance.
     drop_frame: how often a latent frame of a drawn video is hidden from later ones (VideoAR).
@@ -208,11 +208,12 @@ class MediaRows(DrawnRows):
     """One task of those that the example can serve."""
     weights = dataclasses.asdict(self.config.tasks)
     moves = example.frames > 1
+    drawn = bool(example.captions) or not example.questions
     can = {
-      "draw": bool(example.captions) or not example.questions,
+      "draw": drawn,
       "describe": bool(example.captions),
       "answer": bool(example.questions),
-      "extend": moves,
+      "extend": moves and drawn,
       "document": example.document is not None,
     }
     task = choose_task(weights, can, rng, default="draw")

@@ -14,6 +14,7 @@ import numpy as np
 from ernie_jax.data.audio import to_int16
 from ernie_jax.data.media_example import MediaExample, Question
 from ernie_jax.data.media_rows import MediaDataConfig
+from ernie_jax.data.world.questions import choose_question
 from ernie_jax.data.world.scene import Scene, scene_from_json
 from ernie_jax.data.world.scenes import SPLITS as DRAWN
 from ernie_jax.data.world.scenes import WorldSource, draw_example
@@ -143,6 +144,6 @@ def _prompt(source: WorldSource, split: str, index: int, frames: int) -> Prompt:
     media=example.media[:frames],
     scene=scene_from_json(example.scene),
     caption=example.captions[0],
-    question=example.questions[draw.integers(len(example.questions))],
+    question=choose_question(example.questions, draw),
     questions=example.questions,
   )

@@ -68,7 +68,7 @@ _TEMPERATURE = flags.DEFINE_float(
   "temperature",
   None,
   f"0 for the likeliest; if not given, {DEFAULTS.temperature} for text, that of the model's evaluation for drawing,"
-  f" {SPEAKING.temperature} for speech, 0 for what is heard.",
+  f" {SPEAKING.temperature} for speech, 0 for what is told about --input.",
 )
 _TOP_K = flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Draw among the k likeliest; 0 for all.")
 _TOP_P = flags.DEFINE_float("top_p", DEFAULTS.top_p, "Draw among the likeliest of total mass p.")
@@ -84,6 +84,7 @@ _VIDEO = flags.DEFINE_string("video", "", "GIF or MP4 file to draw a video to.")
 _INPUT = flags.DEFINE_multi_string(
   "input", [], "Picture, video or sound to read; with --image, several."
 )
+_EVERY = flags.DEFINE_integer("every", 1, "Keep each n-th frame of a video that is read.")
 _SPEECH = flags.DEFINE_string("speech", "", "WAV or FLAC file to speak the prompt to.")
 _SPEAKER = flags.DEFINE_string("speaker", "", "Speaker of the training data to speak like.")
 _VOICE = flags.DEFINE_string("voice", "", "WAV or FLAC file of a voice to speak in.")
@@ -117,6 +118,7 @@ def main(_: list[str]) -> None:
     image=_IMAGE.value,
     video=_VIDEO.value,
     inputs=tuple(_INPUT.value),
+    every=_EVERY.value,
     frames=_FRAMES.value,
     count=_COUNT.value,
     fps=_FPS.value,
@@ -146,14 +148,14 @@ def main(_: list[str]) -> None:
 
 def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
   """Words as speech, or speech as words."""
-  sampling, speaking = _sampling(), _speaking()
+  sampling, speaking = _sampling(0.0), _speaking()
   saved = load_model(workdir, step=_STEP.value)
   speech_command.need_speech(saved, workdir, "speech" if request.speech else "input")
   if not request.speech:
     prompt = speech_command.listening_prompt(saved, request.inputs[0])
     saved = _choose_member(saved)
     batch = prompt_batch([prompt], None, None, sound=sound_shape(saved.model.audio))
-    _tell(saved, batch, _hearing(sampling))
+    _tell(saved, batch, sampling)
     return
   words = saved.tokenizer.encode(_PROMPT.value).tolist()
   prompt = speech_command.speaking_prompt(saved, request, words)
@@ -166,7 +168,7 @@ def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
 
 def _media(workdir: str, request: media_command.MediaRequest) -> None:
   """A drawing, a caption or an answer."""
-  sampling = _sampling()
+  sampling = _sampling(DEFAULTS.temperature if request.story else 0.0)
   flag = "image" if request.image else "video" if request.video else "input"
   saved = load_model(workdir, step=_STEP.value)
   media_command.need_vision(saved, workdir, flag)
@@ -180,10 +182,8 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
     shapes = saved.vision.config.shapes(window=data.look_back)
     sound = sound_shape(saved.model.audio) if sounds else None
     batch = prompt_batch([prompt], shapes, data.options(), sound=sound)
-    if sounds:  # the question is written down, then answered
-      _tell(_choose_member(saved), batch, _hearing(sampling), allowed=[SpecialToken.SEP])
-    else:
-      _tell(_choose_member(saved), batch, sampling)
+    # A question that is heard is written down, then answered.
+    _tell(_choose_member(saved), batch, sampling, allowed=[SpecialToken.SEP] * sounds)
     return
   if request.story:
     _tell_story(saved, request, sampling, drawing)
@@ -206,11 +206,6 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
   say(
     f"wrote {', '.join(map(str, paths))} in {time.perf_counter() - start:.1f} s, compilation included"
   )
-
-
-def _hearing(sampling: SamplingConfig) -> SamplingConfig:
-  """What was said is the likeliest, not one of many continuations, unless --temperature is given."""
-  return sampling if _TEMPERATURE.value is not None else SamplingConfig(temperature=0.0)
 
 
 def _tell(
@@ -322,9 +317,10 @@ def _text(workdir: str) -> None:
   print_pieces(prompt, pieces, None if _PRINT_IDS.value else saved.tokenizer)
 
 
-def _sampling() -> SamplingConfig:
+def _sampling(temperature: float = DEFAULTS.temperature) -> SamplingConfig:
+  """What the flags say; `temperature` without --temperature: what is there to be told is the likeliest."""
   try:
-    warm = DEFAULTS.temperature if _TEMPERATURE.value is None else _TEMPERATURE.value
+    warm = temperature if _TEMPERATURE.value is None else _TEMPERATURE.value
     return SamplingConfig(
       temperature=warm, top_k=_TOP_K.value, top_p=_TOP_P.value, seed=_SEED.value
     )

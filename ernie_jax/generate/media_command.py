@@ -17,6 +17,7 @@ from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.media_tasks import answer, describe, hear
 from ernie_jax.errors import UserError
 from ernie_jax.generate.draw import DrawingConfig, Painter, draw_prompt, given_picture
+from ernie_jax.generate.printing import say
 from ernie_jax.generate.prompts import prompt_length
 from ernie_jax.generate.speech_command import encode, is_sound
 from ernie_jax.media import Vision
@@ -34,6 +35,7 @@ class MediaRequest:
   Attributes:
     image, video: file to write, at most one of them; empty for neither.
     inputs: files to read.
+    every: keep each `every`-th frame of a video that is read.
     frames: F of a drawn video; None for as many as the model was trained on.
     count: pictures or videos to draw.
     fps: frames per second of a written video.
@@ -43,6 +45,7 @@ class MediaRequest:
   image: str = ""
   video: str = ""
   inputs: tuple[str, ...] = ()
+  every: int = 1
   frames: int | None = None
   count: int = 1
   fps: float = 8.0
@@ -75,6 +78,8 @@ class MediaRequest:
       raise UserError("--story needs --image, and a positive number of pictures")
     if self.count < 1:
       raise UserError(f"--count must be at least 1, got {self.count}")
+    if self.every < 1:
+      raise UserError(f"--every must be at least 1, got {self.every}")
     if self.frames is not None and self.frames < 1:
       raise UserError(f"--frames must be at least 1, got {self.frames}")
     if not 0 < self.fps < math.inf:
@@ -124,7 +129,7 @@ def text_prompt(saved: SavedModel, request: MediaRequest, prompt: str | None) ->
     raise UserError("--input: one question at a time can be heard about a picture or video")
   if heard and prompt is not None:
     raise UserError(f"--prompt: the question is heard in {heard[0]}; leave one of them out")
-  media = _read(looked[0], saved)
+  media = _read(looked[0], saved, request.every)
   if heard:
     return hear(media, encode(saved, heard[0]).codes, None)
   return (
@@ -214,7 +219,7 @@ def _fitting(saved: SavedModel, flag: str, items: list[Item]) -> list[Item]:
 
 
 def _pictures(saved: SavedModel, request: MediaRequest) -> list[UInt8[np.ndarray, "1 H W 3"]]:
-  inputs = [_read(path, saved) for path in request.inputs]
+  inputs = [_read(path, saved, request.every) for path in request.inputs]
   if any(len(media) > 1 for media in inputs):
     raise UserError("--input: what is drawn or told follows pictures, not videos")
   return inputs
@@ -257,14 +262,17 @@ def numbered(path: str, number: int) -> pathlib.Path:
   return base.with_stem(f"{base.stem}_{number}")
 
 
-def _read(path: str, saved: SavedModel) -> UInt8[np.ndarray, "F H W 3"]:
-  """A picture, or as many frames of a video as the model was trained on."""
+def _read(path: str, saved: SavedModel, every: int) -> UInt8[np.ndarray, "F H W 3"]:
+  """A picture, or as many frames of a video as the model was trained on; says so where there are more."""
   side, wanted = saved.vision.config.tokenizer.side, media_data(saved).slots.frames
-  found = read_media(path, side=side, most=max(2, wanted))
+  found = read_media(path, side=side, most=wanted + 1, every=every)
   if wanted == 1 < len(found):
     raise UserError(f"--input: {path} is a video, but the model was trained on pictures")
   if 1 < len(found) < wanted:
+    counted = f" at one in {every}" if every > 1 else ""
     raise UserError(
-      f"--input: {path} has {len(found)} frames, but the model was trained on videos of {wanted}"
+      f"--input: {path} has {len(found)} frames{counted}, but the model was trained on videos of {wanted}"
     )
-  return found
+  if len(found) > wanted:
+    say(f"{path}: its first {wanted} frames, one in {every} (--every), as long as in training")
+  return found[:wanted]

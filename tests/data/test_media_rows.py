@@ -185,6 +185,10 @@ def test_what_is_asked_about_and_not_told_is_not_drawn(words):
   example = dataclasses.replace(picture(0), captions=(), document=None)
   for row in (rows(words, sources=[Known([example])])[i].row for i in range(5)):
     assert (row.kind == Kind.VISION_CONTEXT).any() and not (row.kind == Kind.VISION_TARGET).any()
+  asked = dataclasses.replace(video(1), captions=(), questions=example.questions)
+  for i in range(5):
+    row = rows(words, sources=[Known([asked])])[i].row
+    assert not (row.kind == Kind.VISION_TARGET).any()
   silent = dataclasses.replace(example, questions=())
   assert (rows(words, sources=[Known([silent])])[0].row.kind == Kind.VISION_TARGET).any()
 

@@ -12,6 +12,7 @@ from PIL import Image
 from small_vision import CONFIG, MODEL, SLOTS, clear_params, frozen_tokenizer, media
 
 from ernie_jax import config as config_lib
+from ernie_jax.data.media import write_media
 from ernie_jax.data.media_rows import MediaDataConfig
 from ernie_jax.data.media_tasks import document
 from ernie_jax.elastic.family import ElasticConfig
@@ -110,6 +111,18 @@ def test_a_question_about_a_picture_is_answered_in_text(run, picture):
   assert asked.endswith("\n") and asked != told
 
 
+def test_of_a_longer_video_the_frames_that_are_looked_at_are_told(run, tmp_path):
+  write_media(tmp_path / "long.gif", media(3, frames=12), fps=8.0)
+  arguments = dict(input=[str(tmp_path / "long.gif")], max_new_tokens=3)
+  first = run("vision", **arguments)
+  assert "its first 9 frames, one in 1 (--every)" in first.err
+  assert (
+    first.out == run("vision", **arguments, temperature=0.0).out
+  )  # the likeliest, if not asked otherwise
+  with pytest.raises(UserError, match="has 6 frames at one in 2, but"):
+    run("vision", **arguments, every=2)
+
+
 def test_pictures_stand_in_their_places_in_a_prompt(run, workdirs, picture, tmp_path):
   prompt = "a red <picture> moving <picture>"
   saved, inputs = load_model(workdirs["vision"]), [picture, picture]
@@ -165,6 +178,7 @@ def test_a_story_has_no_more_pictures_than_asked_and_text_between(run, tmp_path,
     (dict(prompt="a red", story=1), "--story needs --image"),
     (dict(image="out.png", story=-1), "--story needs --image"),
     (dict(image="out.png", count=0), "--count must be at least 1"),
+    (dict(input=["x.gif"], every=0), "--every must be at least 1"),
     (dict(video="out.gif", frames=0), "--frames must be at least 1"),
     (dict(video="out.gif", fps=0.0), "--fps must be a positive number, got 0"),
     (dict(video="out.gif", fps=-2.0), "--fps must be a positive number, got -2"),

@@ -210,6 +210,14 @@ def test_batches_refuse_other_media_and_too_few_frames():
     next(pixels(frames=9))
 
 
+def test_pictures_among_videos_stand_still():
+  sources = [Numbered(frames=1), Numbered(value=100)]
+  batches = PixelBatches(sources, [1.0, 1.0], frames=5, rows_per_batch=8)
+  found = np.concatenate([next(batches) for _ in range(4)])
+  assert found.shape == (32, 5, 4, 4, 3) and (found == found[:, :1]).all()
+  assert (found < 100).any() and (found >= 100).any()
+
+
 FILE = pathlib.Path(ernie_jax.__file__).parents[1] / "experiments" / "visual_tokenizer.py"
 
 

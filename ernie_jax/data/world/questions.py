@@ -7,7 +7,7 @@ is held out: else a model would learn that such a combination means "no".
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -45,13 +45,19 @@ KINDS = (
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-  """One question of every kind that `scene` allows, in the order of `KINDS`."""
-  asked = (_ASK[kind](scene, rng) for kind in KINDS)
+  """One question of every kind that `scene` allows, in the order of `KINDS`, and a statement to judge of every form."""
+  asked = ((kind, ask(scene, rng)) for kind in KINDS for ask in _ASK[kind])
   return tuple(
     Question(question=pair[0], answer=pair[1], kind=kind)
-    for kind, pair in zip(KINDS, asked)
+    for kind, pair in asked
     if pair is not None
   )
+
+
+def choose_question(asked: Sequence[Question], rng: np.random.Generator) -> Question:
+  """One of the questions about a scene, every kind alike, then every one of the kind."""
+  kind = _pick(rng, list(dict.fromkeys(question.kind for question in asked)))
+  return _pick(rng, [question for question in asked if question.kind == kind])
 
 
 def answer_right(said: str, answer: str) -> bool:
@@ -176,8 +182,11 @@ def _plural(shape: str) -> str:
 def _pairs(scene: Scene, rng: np.random.Generator):
   """Pairs of objects with their names and the axis along which the first is plainly before the second.
 
-  Yields (name of the first, name of the second, axis: 0 for left of, 1 for above).
+  Yields (name of the first, name of the second, axis: 0 for left of, 1 for above); none in a video, where
+  the order can change while things move.
   """
+  if scene.frames > 1:
+    return
   middle = {id(thing): track(thing, 1)[0] for thing in scene.objects}
   names = {id(thing): reference(scene, thing, rng, without=("place",)) for thing in scene.objects}
   for axis in _shuffled(rng, (0, 1)):
@@ -189,8 +198,6 @@ def _pairs(scene: Scene, rng: np.random.Generator):
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
-  if scene.frames > 1:  # the order can change while things move
-    return None
   for first, second, axis in _pairs(scene, rng):
     words = ("left", "right") if axis == 0 else ("above", "below")
     pattern = "Is {} left or right of {}?" if axis == 0 else "Is {} above or below {}?"
@@ -211,12 +218,15 @@ def _sign(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
   return ("What does the sign say?", scene.sign.text) if scene.sign else None
 
 
-def _yes_no(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-  """A statement to judge, of a random form; each form is true half of the time."""
-  true = bool(rng.integers(2))
-  form = _pick(rng, (_exists, _is_attribute, _is_before if scene.frames == 1 else _moves))
-  question = form(scene, rng, true) or _exists(scene, rng, true)
-  return question, "yes" if true else "no"
+def _judge(form):
+  """Asks for a statement of a form to be judged, which is true half of the time."""
+
+  def ask(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    true = bool(rng.integers(2))
+    question = form(scene, rng, true)
+    return question and (question, "yes" if true else "no")
+
+  return ask
 
 
 def _exists(scene: Scene, rng: np.random.Generator, true: bool) -> str:
@@ -282,14 +292,14 @@ def _held_out(colour: str, shape: str) -> bool:
 
 
 _ASK = {
-  "shape": _shape,
-  "colour": _attribute("colour", "What colour is {}?"),
-  "size": _attribute("size", "What size is {}?"),
-  "place": _place,
-  "small": _attribute("shape", "What shape is {}?", of_size="small"),
-  "count": _count,
-  "relation": _relation,
-  "yes/no": _yes_no,
-  "motion": _motion,
-  "sign": _sign,
+  "shape": (_shape,),
+  "colour": (_attribute("colour", "What colour is {}?"),),
+  "size": (_attribute("size", "What size is {}?"),),
+  "place": (_place,),
+  "small": (_attribute("shape", "What shape is {}?", of_size="small"),),
+  "count": (_count,),
+  "relation": (_relation,),
+  "yes/no": tuple(_judge(form) for form in (_exists, _is_attribute, _is_before, _moves)),
+  "motion": (_motion,),
+  "sign": (_sign,),
 }

@@ -53,7 +53,8 @@ class SceneConfig:
     sign_lengths: how many of them, each number equally often; 1 to 3.
     nameless: all colours are such as no word names (`NAMELESS_DISTANCE`): shapes as such, to be asked about.
     moving_probability: of each object in a video to move.
-    speed_jitter: relative change of `SPEED`, at most.
+    speed: shares of the side each frame that what moves goes.
+    speed_jitter: relative change of it, at most.
   """
 
   frames: int = 1
@@ -68,6 +69,7 @@ class SceneConfig:
   sign_lengths: tuple[int, ...] = (2, 3)
   nameless: bool = False
   moving_probability: float = 0.75
+  speed: float = SPEED
   speed_jitter: float = 0.0
 
   def __post_init__(self):
@@ -83,6 +85,9 @@ class SceneConfig:
       raise ValueError(f"sign_alphabet must be some of {SIGN_ALPHABET}, got {self.sign_alphabet!r}")
     if not self.sign_lengths or not set(self.sign_lengths) <= {1, 2, 3}:
       raise ValueError(f"sign_lengths must be 1, 2 or 3, got {list(self.sign_lengths)}")
+    if not SPEED * (1 - MAX_SPEED_JITTER) <= self.speed <= SPEED:
+      least = SPEED * (1 - MAX_SPEED_JITTER)
+      raise ValueError(f"speed must be between {least:g} and {SPEED}, got {self.speed}")
     limits = {
       "position_jitter": MAX_JITTER,
       "colour_jitter": 20,
@@ -148,7 +153,7 @@ def _sample_object(rng, config: SceneConfig, shape: str, colour: str | None, pla
   motion, speed = "still", 0.0
   if config.frames > 1 and rng.random() < config.moving_probability:
     motion = _choose(rng, tuple(m for m in motions_at(place) if m != "still"))
-    speed = SPEED * (1 + _uniform(rng, config.speed_jitter))
+    speed = config.speed * (1 + _uniform(rng, config.speed_jitter))
   x, y = (centre + _uniform(rng, config.position_jitter) for centre in place_centre(place))
   levels = COLOURS[colour] if colour else _nameless_colour(rng)
   return Object(

@@ -13,15 +13,15 @@ import numpy as np
 
 from ernie_jax.data.audio import to_int16
 from ernie_jax.data.builds import build_key
-from ernie_jax.data.media_example import MediaExample, Question
 from ernie_jax.data.media_records import MediaExamples
 from ernie_jax.data.speech_example import SpeechExample
 from ernie_jax.data.world.pronounce import PRONUNCIATIONS, SILENT, pronounce
+from ernie_jax.data.world.questions import choose_question
 from ernie_jax.data.world.scenes import SPLITS, WorldSource
 from ernie_jax.data.world.speech import TRAINING_SPEAKERS, SpeechConfig, Utterance, speak
 from ernie_jax.data.world.speech_synthesis import FORMAT, synthesise
 
-_FORMAT = 2  # part of the name of the codes: raise it when recordings of equal settings change
+_FORMAT = 3  # part of the name of the codes: raise it when recordings of equal settings change
 # What is drawn for an example. Not 0: a seed that ends with it is that of the example's scene.
 _QUESTION, _SPEAKER, _SOUND = 1, 2, 3
 
@@ -113,7 +113,7 @@ class Recordings(Sequence[SpeechExample]):
     texts = []
     for number in range(min(self._source.recorded, len(self._examples))):
       example = self._examples[number]
-      said = [choose_question(example, self._rng(number, _QUESTION)).question]
+      said = [choose_question(example.questions, self._rng(number, _QUESTION)).question]
       if self._source.documents and example.document is not None:
         said += [text for text in example.document.texts if text]
       texts += [(number, place, text, example.name) for place, text in enumerate(said)]
@@ -121,11 +121,6 @@ class Recordings(Sequence[SpeechExample]):
 
   def _rng(self, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([self._source.seed, SPLITS.index(self._examples.split), *numbers])
-
-
-def choose_question(example: MediaExample, rng: np.random.Generator) -> Question:
-  """The question about an example that is spoken, every kind alike."""
-  return example.questions[int(rng.integers(len(example.questions)))]
 
 
 def record(text: str, config: SpeechConfig, rng: np.random.Generator, *, speaker: int) -> Utterance:

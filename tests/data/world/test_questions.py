@@ -1,6 +1,7 @@
 """Questions have one right answer, which an independent reader of the scene finds, and guessing does not pay."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ernie_jax.data.world.questions import (
   KINDS,
   NUMBERS,
   answer_right,
+  choose_question,
   majority_baseline,
   questions,
 )
@@ -105,7 +107,8 @@ def judge(scene, text):
 )
 def test_every_answer_is_the_one_that_the_scene_gives(seed, frames, split, nameless):
   scene, asked = draw(seed, frames, split, nameless=nameless)
-  assert len({q.kind for q in asked}) == len(asked) >= 2
+  others = [q.kind for q in asked if q.kind != "yes/no"]
+  assert len(set(others)) == len(others) >= 1
   for question in asked:
     assert solve(scene, question.question) == question.answer, question
     assert len(question.answer.split()) <= 2
@@ -115,6 +118,30 @@ def test_every_kind_is_asked():
   for frames, missing in ((1, {"motion"}), (9, {"relation"})):
     kinds = {q.kind for seed in range(50) for q in draw(seed, frames)[1]}
     assert kinds == set(KINDS) - missing
+
+
+@pytest.mark.parametrize(
+  "frames, third", [(1, "Is the .+ (left of|right of|above|below)"), (9, "Does")]
+)
+def test_statements_of_every_form_are_judged(frames, third):
+  forms = ("Is there", rf"Is the .+ (small|large|{'|'.join(COLOURS)})\?", third)
+  some = Counter()
+  for seed in range(200):
+    _, asked = draw(seed, frames, min_objects=2)
+    statements = [q for q in asked if q.kind == "yes/no"]
+    found = [next(f for f in forms if re.match(f, q.question)) for q in statements]
+    assert len(set(found)) == len(found) >= 1
+    some.update((form, q.answer) for form, q in zip(found, statements))
+  assert set(some) == {(form, answer) for form in forms for answer in ("yes", "no")}
+  assert min(some.values()) >= 40
+
+
+def test_every_kind_is_chosen_alike():
+  rng = np.random.default_rng(0)
+  asked = [Question("a", "x", "one"), *(Question(q, "x", "many") for q in "bcd")]
+  chosen = Counter(choose_question(asked, rng).question for _ in range(3000))
+  assert set(chosen) == set("abcd") and 1350 < chosen["a"] < 1650
+  assert min(chosen[q] for q in "bcd") > 400
 
 
 def test_a_small_question_is_about_a_small_object():
