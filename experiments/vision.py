@@ -15,6 +15,7 @@ the rate decays.
 import dataclasses
 
 from ernie_jax.data.media_rows import MediaDataConfig, TaskWeights
+from ernie_jax.data.world.scene import SHAPES
 from ernie_jax.data.world.scene_sampling import SceneConfig
 from ernie_jax.data.world.scenes import WorldSource
 from ernie_jax.sequence.media import SlotsConfig
@@ -42,28 +43,28 @@ def get_config(arg: str = ""):
   config.vision.understand = plain(UnderstandConfig(heads=2 if tiny else 4))
   config.vision.understand.vit = config_of(__file__, "visual_encoder", ",".join(encoder)).vit
   config.elastic.update(depth_full=0.75, width_full=0.8, sparsity_full=0.8, min_depth=2)
-  config.elastic.first_step = 5000  # the family joins when the loss no longer falls steeply
+  config.elastic.first_step = 6000  # the family joins when the loss no longer falls steeply
   config.elastic.members = ("4x16x2", "4x16x1", "4x8x4", "3x16x4", "2x8x2")
 
   slots = SlotsConfig(side=side, drawn_images=4, drawn_videos=2, seen_images=6, seen_videos=3)
-  tasks = TaskWeights(draw=4.0, describe=4.0, answer=4.0, extend=2.0, document=0.3)
+  tasks = TaskWeights(draw=4.0, describe=2.5, answer=4.0, extend=3.0, document=0.3)
   media = MediaDataConfig(
     worlds=_worlds(side, tiny),
     slots=slots,
     tasks=tasks,
-    questions=10,  # with one, which way two things lie stayed unlearned
+    questions=12,  # with one, which way two things lie stayed unlearned
     scale_weights="uniform",
   )
   config.data.media = plain(media)
   config.data.update(sources=(), row_length=512, rows_per_batch=4)
-  config.objective.update(understanding_weight=1.5, vision_weight=2.0)
+  config.objective.update(understanding_weight=1.25, vision_weight=2.0)
   # Of two scales the first is as good as certain, and one wrong bit of it changes all bits of the second: with flips of
   # up to 0.1 half of the pictures right after 800 steps, with none two thirds. docs/vision.md has videos.
   config.objective.history.update(flip_max=0.0, flip_growth=0.0)
   config.evaluation.update(rows=32, prompt="", temperature=0.2, guidance=1.0)
 
   # Many steps of small batches: 7,500 of 4 rows learnt which of two things is where, 6,000 of 8 rows did not.
-  config.train.update(steps=9500, log_every=20, evaluate_every=1000, checkpoint_every=500)
+  config.train.update(steps=11_000, log_every=20, evaluate_every=1000, checkpoint_every=500)
   config.train.optimizer.update(name="muon", b2=0.98)
   config.train.schedule.update(peak=6e-3, warmup_steps=60, decay_fraction=0.5)
 
@@ -73,7 +74,7 @@ def get_config(arg: str = ""):
     config.train.steps, config.elastic.first_step = 6000, 3000
   elif not tiny:
     # Twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
-    config.train.ramp.update(end=2, steps=5750)
+    config.train.ramp.update(end=2, steps=6750)
 
   # Only a CPU's: its cores are devices, a part of the batch to each (docs/running.md).
   config.mesh.cpu_split = config.data.rows_per_batch
@@ -96,22 +97,23 @@ def _worlds(side: int, tiny: bool) -> tuple[WorldSource, ...]:
     max_objects=2, shades=("dark",), texture_probability=0.0, colour_jitter=0, position_jitter=0.0,
     speed=1 / 32,  # one element of the 8 x 8 latent in the 4 frames of each step
   )  # fmt: skip
-  pictures = WorldSource(side=side, scene=scene, weight=1.25)
+  pictures = WorldSource(side=side, scene=scene)
   # With fewer videos to look at (one in four) whether a thing moves at all was not learnt.
   videos = WorldSource(
-    side=side, scene=dataclasses.replace(scene, frames=9), train=8_000, weight=1.25
+    side=side, scene=dataclasses.replace(scene, frames=9), train=12_000, weight=1.5
   )
   # What is learnt last is which of two things is where; one thing alone teaches nothing of it.
   two = dataclasses.replace(scene, min_objects=2)
-  pairs = WorldSource(side=side, scene=two, seed=1, weight=1.25, judged=False)
-  moving = dataclasses.replace(two, frames=9)
+  pairs = WorldSource(side=side, scene=two, seed=1, judged=False)
+  # Rings that move are drawn as circles longest: there are more of them.
+  moving = dataclasses.replace(two, frames=9, shapes=(*SHAPES, "ring", "ring"))
   moving_pairs = WorldSource(
-    side=side, scene=moving, train=8_000, seed=1, weight=1.25, judged=False
+    side=side, scene=moving, train=12_000, seed=1, weight=1.5, judged=False
   )
   # Asked about and never told or drawn: a shape is a shape in colours that it never has elsewhere.
   any_colour = dataclasses.replace(scene, nameless=True)
   shapes = WorldSource(
-    side=side, scene=any_colour, captions=0, documents=0.0, seed=2, weight=0.5, judged=False
+    side=side, scene=any_colour, captions=0, documents=0.0, seed=2, weight=0.4, judged=False
   )
   sources = (pictures, videos, pairs, moving_pairs, shapes)
   if tiny:

@@ -153,16 +153,14 @@ def _speech(workdir: str, request: speech_command.SpeechRequest) -> None:
   speech_command.need_speech(saved, workdir, "speech" if request.speech else "input")
   if not request.speech:
     prompt = speech_command.listening_prompt(saved, request.inputs[0])
-    saved = _choose_member(saved)
+    saved = _ready(saved, sampling)
     batch = prompt_batch([prompt], None, None, sound=sound_shape(saved.model.audio))
     _tell(saved, batch, sampling)
     return
   words = saved.tokenizer.encode(_PROMPT.value).tolist()
   prompt = speech_command.speaking_prompt(saved, request, words)
   room = speech_command.room_for_speech(saved, prompt)
-  saved = _choose_member(saved)
-  m = saved.model
-  say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {speaking}")
+  saved = _ready(saved, speaking)
   speech_command.write_speech(saved, prompt, request.speech, how=speaking, max_frames=room, say=say)
 
 
@@ -183,16 +181,14 @@ def _media(workdir: str, request: media_command.MediaRequest) -> None:
     sound = sound_shape(saved.model.audio) if sounds else None
     batch = prompt_batch([prompt], shapes, data.options(), sound=sound)
     # A question that is heard is written down, then answered.
-    _tell(_choose_member(saved), batch, sampling, allowed=[SpecialToken.SEP] * sounds)
+    _tell(_ready(saved, sampling), batch, sampling, allowed=[SpecialToken.SEP] * sounds)
     return
   if request.story:
     _tell_story(saved, request, sampling, drawing)
     return
   prompt = media_command.drawing_prompt(saved, request, _PROMPT.value or "")
   data, vision = media_command.media_data(saved), saved.vision
-  saved, start = _choose_member(saved), time.perf_counter()
-  m = saved.model
-  say(f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {drawing}")
+  saved, start = _ready(saved, drawing), time.perf_counter()
   made = media_command.draw(
     saved,
     vision,
@@ -234,7 +230,7 @@ def _tell_story(saved: SavedModel, request, sampling, drawing: DrawingConfig) ->
   data, config, tokenizer = media_command.media_data(saved), saved.vision.config, saved.tokenizer
   # Each stretch of text may take that many, and the prompt is rounded up.
   length = saved.config["data"]["row_length"] + (request.story + 1) * _MAX_NEW_TOKENS.value + STEP
-  saved = _choose_member(saved)
+  saved = _ready(saved, f"{sampling}; {drawing}")
   painter = Painter(saved.model, config, options=data.options(), window=data.look_back)
   decoder = Decoder(saved.model, cache_length=length, media=config)
   made = tell(
@@ -291,10 +287,10 @@ def _text(workdir: str) -> None:
   saved = _choose_member(load_model(workdir, step=_STEP.value))
   prompt = _prompt(saved.tokenizer)
   decoder = Decoder(saved.model, cache_length=_cache_length(len(prompt)))
-  m = saved.model
-  say(
-    f"{workdir} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {len(prompt)} prompt tokens,"
-    f" up to {_MAX_NEW_TOKENS.value} new, cache of {decoder.cache_length}; {sampling}"
+  m, most = saved.model, _MAX_NEW_TOKENS.value
+  _introduce(
+    saved,
+    f"{len(prompt)} prompt tokens, up to {most} new, cache of {decoder.cache_length}; {sampling}",
   )
   start = time.perf_counter()
   weights = decoder.load(saved.params, saved.bias)
@@ -326,6 +322,19 @@ def _sampling(temperature: float = DEFAULTS.temperature) -> SamplingConfig:
     )
   except ValueError as e:
     raise UserError(f"--{e}") from e  # the message begins with the field, which is the flag
+
+
+def _ready(saved: SavedModel, how: object) -> SavedModel:
+  """The model that --member names, introduced."""
+  saved = _choose_member(saved)
+  _introduce(saved, how)
+  return saved
+
+
+def _introduce(saved: SavedModel, how: object) -> None:
+  """Says who answers, and how."""
+  m = saved.model
+  say(f"{_WORKDIR.value} at step {saved.step}, {m.depth}x{m.experts}x{m.top_k}; {how}")
 
 
 def _choose_member(saved: SavedModel) -> SavedModel:

@@ -45,7 +45,9 @@ KINDS = (
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-  """One question of every kind that `scene` allows, in the order of `KINDS`, and a statement to judge of every form."""
+  """One question of every kind that `scene` allows, in the order of `KINDS`; about motion one of every object, and
+  statements to judge of every form.
+  """
   asked = ((kind, ask(scene, rng)) for kind in KINDS for ask in _ASK[kind])
   return tuple(
     Question(question=pair[0], answer=pair[1], kind=kind)
@@ -207,10 +209,17 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
   return None
 
 
-def _motion(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
-  if scene.frames == 1:
-    return None
-  return _attribute("motion", "Which way does {} move?")(scene, rng)
+def _motion(number: int):
+  """Asks which way object `number` of a video moves."""
+
+  def ask(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    if scene.frames == 1 or number >= len(scene.objects):
+      return None
+    thing = scene.objects[number]
+    named = reference(scene, thing, rng, without=("motion",))
+    return named and (f"Which way does {named} move?", thing.motion)
+
+  return ask
 
 
 def _sign(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
@@ -273,14 +282,18 @@ def _is_before(scene: Scene, rng: np.random.Generator, true: bool) -> str | None
   return None
 
 
-def _moves(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
-  """Whether an object of a video moves in a direction."""
-  for thing in _shuffled(rng, scene.objects):
+def _moves(number: int):
+  """States that object `number` of a video, which moves, does so in a direction."""
+
+  def state(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
+    if number >= len(scene.objects) or scene.objects[number].motion == "still":
+      return None
+    thing = scene.objects[number]
     named = reference(scene, thing, rng, without=("motion",))
-    if named is not None and thing.motion != "still":
-      wrong = [m for m in MOTIONS if m not in (thing.motion, "still")]
-      return f"Does {named} move {thing.motion if true else _pick(rng, wrong)}?"
-  return None
+    wrong = [motion for motion in MOTIONS if motion not in (thing.motion, "still")]
+    return named and f"Does {named} move {thing.motion if true else _pick(rng, wrong)}?"
+
+  return state
 
 
 def _nameless(scene: Scene) -> bool:
@@ -291,6 +304,8 @@ def _held_out(colour: str, shape: str) -> bool:
   return is_held_out(Described(shape=shape, colour=colour))
 
 
+_NUMBERS = range(3)  # of objects, at most
+_STATEMENTS = (_exists, _is_attribute, _is_before, *map(_moves, _NUMBERS))
 _ASK = {
   "shape": (_shape,),
   "colour": (_attribute("colour", "What colour is {}?"),),
@@ -299,7 +314,7 @@ _ASK = {
   "small": (_attribute("shape", "What shape is {}?", of_size="small"),),
   "count": (_count,),
   "relation": (_relation,),
-  "yes/no": tuple(_judge(form) for form in (_exists, _is_attribute, _is_before, _moves)),
-  "motion": (_motion,),
+  "yes/no": tuple(map(_judge, _STATEMENTS)),
+  "motion": tuple(map(_motion, _NUMBERS)),
   "sign": (_sign,),
 }
