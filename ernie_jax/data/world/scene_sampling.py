@@ -43,7 +43,6 @@ class SceneConfig:
   Attributes:
     frames: 1, or 1 + 4n for videos.
     min_objects, max_objects: how many, uniformly; 1 to 3.
-    shapes: each as often as it stands here, of `SHAPES`, and all of them.
     position_jitter: of a centre from its cell's middle, at most, as a share of the side.
     colour_jitter: of each channel, at most, in levels; of the background's grey too.
     shades: of backgrounds, of `SHADES`. No caption says the shade, so with more than one a model that draws
@@ -61,7 +60,6 @@ class SceneConfig:
   frames: int = 1
   min_objects: int = 1
   max_objects: int = 3
-  shapes: tuple[str, ...] = SHAPES
   position_jitter: float = 0.02
   colour_jitter: int = 8
   shades: tuple[str, ...] = SHADES
@@ -81,8 +79,6 @@ class SceneConfig:
       raise ValueError(
         f"min_objects {self.min_objects} and max_objects {self.max_objects} must be 1 to 3, in order"
       )
-    if set(self.shapes) != set(SHAPES):
-      raise ValueError(f"shapes must be all of {', '.join(SHAPES)}, got {list(self.shapes)}")
     if not self.shades or not set(self.shades) <= set(SHADES):
       raise ValueError(f"shades must be some of {', '.join(SHADES)}, got {list(self.shades)}")
     if not self.sign_alphabet or not set(self.sign_alphabet) <= set(SIGN_ALPHABET):
@@ -137,17 +133,17 @@ def _sample_objects(rng, config: SceneConfig, count: int, split: Split) -> tuple
   held_out = int(rng.integers(count)) if split == "held_out" else -1
   objects = []
   for i, place in enumerate(places):
-    shape, colour = _sample_pair(rng, config.shapes, split, must=i == held_out)
+    shape, colour = _sample_pair(rng, split, must=i == held_out)
     if config.nameless:
-      shape, colour = _choose(rng, config.shapes), None
+      shape, colour = _choose(rng, SHAPES), None
     objects.append(_sample_object(rng, config, shape, colour, PLACES[place]))
   return tuple(objects)
 
 
-def _sample_pair(rng, shapes: tuple[str, ...], split: Split, *, must: bool) -> tuple[str, str]:
+def _sample_pair(rng, split: Split, *, must: bool) -> tuple[str, str]:
   """Shape and colour: held out if it must, any in the held-out split, else one that is seen."""
   while True:
-    shape, colour = _choose(rng, shapes), _choose(rng, tuple(COLOURS))
+    shape, colour = _choose(rng, SHAPES), _choose(rng, tuple(COLOURS))
     allowed = split == "held_out" and not must
     if allowed or is_held_out(Described(shape=shape, colour=colour)) == must:
       return shape, colour
