@@ -5,7 +5,8 @@
   ./launch/local.sh python -m ernie_jax.train --config=experiments/vision.py --workdir=runs/vision \
     --config.vision.tokenizer=runs/tokenizer --config.vision.encoder=runs/encoder
 
-The first two commands train the tokenizer and the encoder that the third one freezes. `:tiny` runs in seconds, after
+The first two commands train the tokenizer and the encoder that the third one freezes (docs/vision.md has the longer
+training of the tokenizer that its tables are of). `:tiny` runs in seconds, after
 the tokenizer's `:video,tiny`; `:64` has pictures of 64 px, after `:video,side=64` of the tokenizer and `:side=64` of the
 encoder; `:pictures` leaves videos out, after the tokenizer without `video`; they can be joined by commas. Without
 `config.vision.encoder` the model trains its own: shape then sits on a long plateau. Held-out losses fall steeply once

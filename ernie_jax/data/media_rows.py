@@ -133,8 +133,9 @@ class MediaDataConfig:
 class MediaRows(DrawnRows):
   """Rows of one split."""
 
-  # 1: a heard question was answered without being written, and a given frame could be hidden.
-  form = 2
+  # 1: a heard question was answered without being written, and a given frame could be hidden. 2: a video with
+  # questions and no caption was continued.
+  form = 3
 
   def __init__(
     self,

@@ -274,5 +274,6 @@ def _read(path: str, saved: SavedModel, every: int) -> UInt8[np.ndarray, "F H W 
       f"--input: {path} has {len(found)} frames{counted}, but the model was trained on videos of {wanted}"
     )
   if len(found) > wanted:
-    say(f"{path}: its first {wanted} frames, one in {every} (--every), as long as in training")
+    counted = f", one in {every}," if every > 1 else ""
+    say(f"{path}: looks at its first {wanted} frames{counted} as in training; --every=N thins it")
   return found[:wanted]

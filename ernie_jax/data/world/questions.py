@@ -304,8 +304,8 @@ def _held_out(colour: str, shape: str) -> bool:
   return is_held_out(Described(shape=shape, colour=colour))
 
 
-_NUMBERS = range(3)  # of objects, at most
-_STATEMENTS = (_exists, _is_attribute, _is_before, *map(_moves, _NUMBERS))
+_OBJECTS = range(3)  # of a scene, at most
+_STATEMENTS = (_exists, _is_attribute, _is_before, *map(_moves, _OBJECTS))
 _ASK = {
   "shape": (_shape,),
   "colour": (_attribute("colour", "What colour is {}?"),),
@@ -315,6 +315,6 @@ _ASK = {
   "count": (_count,),
   "relation": (_relation,),
   "yes/no": tuple(map(_judge, _STATEMENTS)),
-  "motion": tuple(map(_motion, _NUMBERS)),
+  "motion": tuple(map(_motion, _OBJECTS)),
   "sign": (_sign,),
 }
