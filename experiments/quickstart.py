@@ -110,7 +110,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     config.evaluation.prompts, config.evaluation.members = 256, ("6x16x2", "4x8x2")
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
   # weights bring the gradients in the shared layers to norms nearer to each other (docs/sharing.md); at 0.6 text had 1 %.
-  config.objective.update(rescale=True, text_weight=2.0, understanding_weight=0.3)
+  config.objective.update(rescale=True, text_weight=3.0, understanding_weight=0.3)
   config.objective.update(vision_weight=4.0, audio_weight=6.0)
   config.text.tokenizer = "@text/tokenizer.model"
   config.vision.tokenizer = "@frames"
