@@ -8,7 +8,8 @@ colours and places), `tiny` (all of it in seconds).
 
 The encoder's kernels see one patch (`encoder_side`), so that no bit depends on what lies elsewhere: the joint model
 then had 0.17 nats a held-out bit after 1,250 steps, where kernels of side 3 (and colours jittered by two levels)
-left it at 0.36.
+left it at 0.36. So it is in time (`encoder_time`): bits tell of their four frames, and what moves by a patch in them has
+the same bits one place further on.
 """
 
 from ernie_jax.train.visual_tokenizer_run import default_config
@@ -17,7 +18,7 @@ from ernie_jax.train.visual_tokenizer_run import default_config
 def get_config(arg: str = ""):
   """arg: any of "tiny", "video", "bits=N", "side=64", "textured", separated by commas."""
   config = default_config()
-  config.tokenizer.encoder_side = 1
+  config.tokenizer.update(encoder_side=1, encoder_time=1)
   # Under teacher forcing the true coarse scales tell a model of the finest one what belongs together, which
   # it then takes from them and not from the words: with scales between these two, scenes of two objects failed.
   config.tokenizer.quantizer.update(sides=(1, 8), bits=16)

@@ -321,9 +321,8 @@ def _start(experiment: TokenizerExperiment) -> Any:
   wider = dataclasses.replace(
     saved.config, quantizer=dataclasses.replace(fewer, bits=max(fewer.bits, code.bits))
   )
-  same = dataclasses.replace(
-    wider, temporal=config.temporal, temporal_kernel=config.temporal_kernel
-  )
+  of_time = {n: getattr(config, n) for n in ("temporal", "temporal_kernel", "encoder_time")}
+  same = dataclasses.replace(wider, **of_time)
   if same != config or saved.config.temporal not in (1, config.temporal):
     raise UserError(
       f"config.start: the tokenizer of {experiment.start} is of another shape than config.tokenizer"

@@ -38,9 +38,11 @@ class TokenizerConfig:
     widths: channels of each level; every level after the first halves the side again.
     blocks: residual blocks of a level, in the encoder and in the decoder.
     temporal: frames that a latent frame stands for; 1 is the image tokenizer.
-    temporal_kernel: latent frames that the first convolution of a block sees, where temporal > 1.
+    temporal_kernel: latent frames that the first convolution of a decoder's block sees, where temporal > 1.
     encoder_side: of the encoder's spatial kernels. 1: bits tell of their own patch alone, which a model
       learns to predict sooner; 3: of the surroundings too, and textured pictures come back sharper.
+    encoder_time: as `temporal_kernel`, of the encoder's blocks. 1: bits tell of their own frames alone, so that what
+      moves on by a patch keeps its bits; 3: of those before too.
   """
 
   quantizer: QuantizerConfig = QuantizerConfig()
@@ -50,9 +52,10 @@ class TokenizerConfig:
   temporal: int = 1
   temporal_kernel: int = 3
   encoder_side: int = 3
+  encoder_time: int = 3
 
   def __post_init__(self):
-    for name in ("patch", "blocks", "temporal", "temporal_kernel"):
+    for name in ("patch", "blocks", "temporal", "temporal_kernel", "encoder_time"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
     if self.encoder_side < 1 or self.encoder_side % 2 == 0:
@@ -69,11 +72,6 @@ class TokenizerConfig:
   def side(self) -> int:
     """Side of the pictures."""
     return self.quantizer.side * self.spatial
-
-  @property
-  def kernel(self) -> int:
-    """Temporal slices of the inner causal kernels."""
-    return self.temporal_kernel if self.temporal > 1 else 1
 
   def latent_frames(self, frames: int) -> int:
     """Latent frames of a video.
@@ -170,13 +168,14 @@ class Encoder(nn.Module):
     carry(self, "begun", jnp.zeros(()))
     x = space_to_depth(video, c.patch)
     side = c.encoder_side
+    time = c.encoder_time if c.temporal > 1 else 1
     stem = CausalConv(c.widths[0], c.temporal, stride=c.temporal, side=side, name="stem")
     x = stem(x)
     for level, width in enumerate(c.widths):
       if level:
         x = CausalConv(width, side=side, name=f"down_{level}")(space_to_depth(x, 2))
       for i in range(c.blocks):
-        x = Block(width, c.kernel, side, name=f"level_{level}_block_{i}")(x)
+        x = Block(width, time, side, name=f"level_{level}_block_{i}")(x)
     return nn.silu(Norm(name="norm")(x))
 
 
@@ -188,10 +187,11 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, total: Float[Array, "B n h w d"]) -> Float[Array, "B T H W 3"]:
     c = self.config
+    time = c.temporal_kernel if c.temporal > 1 else 1
     x = CausalConv(c.widths[-1], name="expand")(total)
     for level, width in reversed(list(enumerate(c.widths))):
       for i in range(c.blocks):
-        x = Block(width, c.kernel, name=f"level_{level}_block_{i}")(x)
+        x = Block(width, time, name=f"level_{level}_block_{i}")(x)
       if level:
         x = CausalConv(4 * c.widths[level - 1], name=f"up_{level}")(x)
         x = depth_to_space(x, 2)
@@ -201,7 +201,7 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-  """x + conv(silu(norm(conv(silu(norm(x)))))); the first convolution looks back in time."""
+  """x + conv(silu(norm(conv(silu(norm(x)))))); the first convolution may look back in time."""
 
   width: int
   time: int

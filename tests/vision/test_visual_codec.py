@@ -172,6 +172,22 @@ def test_how_far_a_latent_looks_around_is_the_encoder_s_kernels(side, reach):
   assert changed[4, 4] and (far == 0 if reach == 0 else far > reach)
 
 
+def test_bits_of_one_patch_and_latent_frame_move_with_what_is_seen():
+  """An encoder that sees neither neighbours nor the past: shifted by a patch, later by a latent frame, all else alike."""
+  config = dataclasses.replace(VIDEO, encoder_side=1, encoder_time=1)
+  params, x = trained(config), np.asarray(video(9)).copy()
+  shift = config.spatial
+  x[:, 5:, :, shift:] = x[:, 1:5, :, :-shift]
+  latent = encode(config, params, jnp.asarray(x))
+  np.testing.assert_allclose(latent[:, 2, :, 1:], latent[:, 1, :, :-1], atol=1e-5)
+  chunk = encode_chunk(t.VisualTokenizer(config), params, jnp.asarray(x[:, :5]))
+  rest = encode_chunk(t.VisualTokenizer(config), params, jnp.asarray(x[:, 5:]), chunk.stream)
+  np.testing.assert_allclose(rest.value, latent[:, 2:], atol=1e-5)
+  past = x.copy()
+  past[:, 1:5] += 1.0
+  np.testing.assert_array_equal(encode(config, params, jnp.asarray(past))[:, 2], latent[:, 2])
+
+
 def test_frames_and_sides_that_do_not_fit_are_refused():
   params, model = trained(VIDEO), t.VisualTokenizer(VIDEO)
   with pytest.raises(ValueError, match="1 \\+ 4m, got 4"):
