@@ -7,7 +7,7 @@ section 5):
 
     pretrain  rows of 512, a batch that doubles, a flat rate after warm-up, pictures in 12 bits, multi-token
               prediction at 0.3, the family from the middle on
-    model     goes on from it: rows of 1,024, half a cosine, pictures in 16 bits, multi-token prediction at 0.1,
+    model     goes on from it: rows of 1,024, half a cosine, pictures in 20 bits, multi-token prediction at 0.1,
               the routers' bias moved ten times as slowly
 
 Scenes that are judged hold one or two things, the quickstart's one. `:tiny` goes through all of it in minutes.

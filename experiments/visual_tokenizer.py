@@ -2,8 +2,8 @@
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/visual_tokenizer.py --workdir=runs/tokenizer
 
-Arguments, separated by commas: `video` (9 frames, 4x in time), `bits=8` (12, 16: a family for progressive
-switching), `side=64` (64 px in the same 8 x 8 latent, stride 8), `textured` (backgrounds with texture, jittered
+Arguments, separated by commas: `video` (9 frames, 4x in time), `bits=8` (12, 16, 20: a family for progressive
+switching; 16 are the pictures', 20 the videos'), `side=64` (64 px in the same 8 x 8 latent, stride 8), `textured` (backgrounds with texture, jittered
 colours and places), `tiny` (all of it in seconds).
 
 The encoder's kernels see one patch (`encoder_side`), so that no bit depends on what lies elsewhere: the joint model
@@ -48,6 +48,8 @@ def get_config(arg: str = ""):
   config.train.checkpoint_every = 2000
   if "video" in options:
     config.tokenizer.temporal = 4
+    if not any(option.startswith("bits=") for option in options):
+      config.tokenizer.quantizer.bits = 20  # four frames take more than one: with 16, small moving crosses became circles
     config.data.frames = 9
     config.data.rows_per_batch = 8
     config.train.steps = 8000

@@ -228,7 +228,7 @@ def from_file(arg):
 
 @pytest.mark.parametrize(
   "arg, bits, frames",
-  [("", 16, 1), ("bits=8", 8, 1), ("bits=12,video", 12, 9), ("tiny,video", 16, 9)],
+  [("", 16, 1), ("bits=8", 8, 1), ("bits=12,video", 12, 9), ("tiny,video", 20, 9)],
 )
 def test_the_experiment_builds_with_its_arguments(arg, bits, frames):
   e = from_file(arg)
