@@ -37,7 +37,8 @@ def get_config(arg: str = ""):
   config.model.update(vocab_size=512, depth=4, width=128, heads=4, kv_heads=2, head_dim=32)
   config.model.update(experts=16, top_k=4, expert_width=64, shared_width=64)
   # Those of `visual_tokenizer.py`: an element of a video stands for four frames.
-  config.model.vision = plain(QuantizerConfig(sides=(1, 8), bits=16 if "pictures" in options else 20))
+  bits = 16 if "pictures" in options else 20
+  config.model.vision = plain(QuantizerConfig(sides=(1, 8), bits=bits))
   # Unrolled layers take a sixteenth less of a step on CPU, and hardly longer to compile (65 s against 61).
   config.model.scan = tiny
   encoder = [option for option in options if option == "tiny"] + ["side=64"] * (side == 64)

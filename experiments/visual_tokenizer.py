@@ -48,8 +48,9 @@ def get_config(arg: str = ""):
   config.train.checkpoint_every = 2000
   if "video" in options:
     config.tokenizer.temporal = 4
+    # Four frames take more than one: with 16, small moving crosses became circles.
     if not any(option.startswith("bits=") for option in options):
-      config.tokenizer.quantizer.bits = 20  # four frames take more than one: with 16, small moving crosses became circles
+      config.tokenizer.quantizer.bits = 20
     config.data.frames = 9
     config.data.rows_per_batch = 8
     config.train.steps = 8000
