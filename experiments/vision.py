@@ -55,7 +55,7 @@ def get_config(arg: str = ""):
     slots=slots,
     tasks=tasks,
     questions=12,  # with one, which way two things lie stayed unlearned
-    no_caption=0.03,  # guidance helps nothing here, and without words there is more noise than picture
+    no_caption=0.03,  # few: guidance helped nothing here (docs/vision.md)
     scale_weights="uniform",
   )
   config.data.media = plain(media)

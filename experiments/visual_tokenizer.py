@@ -3,8 +3,8 @@
   ./launch/local.sh python -m ernie_jax.train --config=experiments/visual_tokenizer.py --workdir=runs/tokenizer
 
 Arguments, separated by commas: `video` (9 frames, 4x in time), `bits=8` (12, 16, 20: a family for progressive
-switching; 16 are the pictures', 20 the videos'), `side=64` (64 px in the same 8 x 8 latent, stride 8), `textured` (backgrounds with texture, jittered
-colours and places), `tiny` (all of it in seconds).
+switching; by default 16 for pictures, 20 for videos), `side=64` (64 px in the same 8 x 8 latent, stride 8), `textured`
+(backgrounds with texture, jittered colours and places), `tiny` (all of it in seconds).
 
 The encoder's kernels see one patch (`encoder_side`), so that no bit depends on what lies elsewhere: the joint model
 then had 0.17 nats a held-out bit after 1,250 steps, where kernels of side 3 (and colours jittered by two levels)
@@ -48,7 +48,7 @@ def get_config(arg: str = ""):
   config.train.checkpoint_every = 2000
   if "video" in options:
     config.tokenizer.temporal = 4
-    # Four frames take more than one: with 16, small moving crosses became circles.
+    # Four frames take more than one: with 16, small crosses became circles.
     if not any(option.startswith("bits=") for option in options):
       config.tokenizer.quantizer.bits = 20
     config.data.frames = 9

@@ -26,7 +26,7 @@ from ernie_jax.data.world.scene import (
 from ernie_jax.errors import UserError
 
 SIGN_PAPER, SIGN_INK = 250, 10  # levels
-# Of a ring's radius. With half, the bits of a ring and a circle differed in 8 to 18 places of a thousand, where any other
+# Of a ring's radius. With half, the bits of a ring and a circle differed in 8 to 19 places of a thousand, where any other
 # two shapes differ in 17 to 67, and models that drew took one for the other; with 0.65 a small ring's line is a pixel of 32
 # wide, and was lost in some frames that the tokenizer rebuilt.
 RING_HOLE = 0.6
