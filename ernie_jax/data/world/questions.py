@@ -27,6 +27,7 @@ from ernie_jax.data.world.scene import (
 
 NUMBERS = ("none", "one", "two", "three")
 _WORDS = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES}
+_ORDERS = (("left", "right"), ("above", "below"))  # along each axis
 _FAR = 0.2  # of the side: centres this far apart along an axis are in an order that is plain to see
 
 KINDS = (
@@ -45,8 +46,8 @@ KINDS = (
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-  """One question of every kind that `scene` allows, in the order of `KINDS`; about motion one of every object, and
-  statements to judge of every form.
+  """One question of every kind that `scene` allows, in the order of `KINDS`; about motion one of every object, about
+  order one along each axis, and statements to judge of every form.
   """
   asked = ((kind, ask(scene, rng)) for kind in KINDS for ask in _ASK[kind])
   return tuple(
@@ -181,32 +182,37 @@ def _plural(shape: str) -> str:
   return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
-def _pairs(scene: Scene, rng: np.random.Generator):
-  """Pairs of objects with their names and the axis along which the first is plainly before the second.
+def _pair(scene: Scene, rng: np.random.Generator, axis: int) -> tuple[str, str] | None:
+  """The names of two objects of which the first is plainly before the second along an axis: 0 left of it, 1 above it.
 
-  Yields (name of the first, name of the second, axis: 0 for left of, 1 for above); none in a video, where
-  the order can change while things move.
+  None in a video, where the order can change while things move.
   """
   if scene.frames > 1:
-    return
-  middle = {id(thing): track(thing, 1)[0] for thing in scene.objects}
+    return None
+  middle = {id(thing): track(thing, 1)[0][axis] for thing in scene.objects}
   names = {id(thing): reference(scene, thing, rng, without=("place",)) for thing in scene.objects}
-  for axis in _shuffled(rng, (0, 1)):
-    for first in _shuffled(rng, scene.objects):
-      for second in _shuffled(rng, scene.objects):
-        far = middle[id(second)][axis] - middle[id(first)][axis] > _FAR
-        if far and names[id(first)] and names[id(second)]:
-          yield names[id(first)], names[id(second)], axis
-
-
-def _relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
-  for first, second, axis in _pairs(scene, rng):
-    words = ("left", "right") if axis == 0 else ("above", "below")
-    pattern = "Is {} left or right of {}?" if axis == 0 else "Is {} above or below {}?"
-    if rng.integers(2):
-      return pattern.format(first, second), words[0]
-    return pattern.format(second, first), words[1]
+  for first in _shuffled(rng, scene.objects):
+    for second in _shuffled(rng, scene.objects):
+      far = middle[id(second)] - middle[id(first)] > _FAR
+      if far and names[id(first)] and names[id(second)]:
+        return names[id(first)], names[id(second)]
   return None
+
+
+def _relation(axis: int):
+  """Asks for the order of two objects of a picture along an axis."""
+  words = _ORDERS[axis]
+
+  def ask(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    pair = _pair(scene, rng, axis)
+    if pair is None:
+      return None
+    turned = int(rng.integers(2))
+    first, second = pair[::-1] if turned else pair
+    alternatives = f"{words[0]} or {words[1]}" + " of" * (axis == 0)
+    return f"Is {first} {alternatives} {second}?", words[turned]
+
+  return ask
 
 
 def _motion(number: int):
@@ -272,14 +278,19 @@ def _is_attribute(scene: Scene, rng: np.random.Generator, true: bool) -> str | N
   return None
 
 
-def _is_before(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
-  """Whether one object of a picture is left of, right of, above or below another."""
-  for first, second, axis in _pairs(scene, rng):
-    before, after = ("left of", "right of") if axis == 0 else ("above", "below")
-    if rng.integers(2):
-      first, second, before, after = second, first, after, before
-    return f"Is {first} {before if true else after} {second}?"
-  return None
+def _is_before(axis: int):
+  """States the order of two objects of a picture along an axis."""
+
+  def state(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
+    pair = _pair(scene, rng, axis)
+    if pair is None:
+      return None
+    turned = int(rng.integers(2))
+    first, second = pair[::-1] if turned else pair
+    word = _ORDERS[axis][turned if true else 1 - turned]
+    return f"Is {first} {word}{' of' * (axis == 0)} {second}?"
+
+  return state
 
 
 def _moves(number: int):
@@ -305,7 +316,8 @@ def _held_out(colour: str, shape: str) -> bool:
 
 
 _OBJECTS = range(3)  # of a scene, at most
-_STATEMENTS = (_exists, _is_attribute, _is_before, *map(_moves, _OBJECTS))
+_AXES = range(2)
+_STATEMENTS = (_exists, _is_attribute, *map(_is_before, _AXES), *map(_moves, _OBJECTS))
 _ASK = {
   "shape": (_shape,),
   "colour": (_attribute("colour", "What colour is {}?"),),
@@ -313,7 +325,7 @@ _ASK = {
   "place": (_place,),
   "small": (_attribute("shape", "What shape is {}?", of_size="small"),),
   "count": (_count,),
-  "relation": (_relation,),
+  "relation": tuple(map(_relation, _AXES)),
   "yes/no": tuple(map(_judge, _STATEMENTS)),
   "motion": tuple(map(_motion, _OBJECTS)),
   "sign": (_sign,),

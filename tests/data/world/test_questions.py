@@ -107,7 +107,7 @@ def judge(scene, text):
 )
 def test_every_answer_is_the_one_that_the_scene_gives(seed, frames, split, nameless):
   scene, asked = draw(seed, frames, split, nameless=nameless)
-  others = [q.kind for q in asked if q.kind not in ("yes/no", "motion")]
+  others = [q.kind for q in asked if q.kind not in ("yes/no", "motion", "relation")]
   assert len(set(others)) == len(others) and len(asked) >= 2
   for question in asked:
     assert solve(scene, question.question) == question.answer, question
@@ -145,6 +145,18 @@ def test_every_thing_that_can_be_named_is_asked_which_way_it_moves():
       if q.kind == "motion"
     ]
     assert [id(thing) for thing in named] == [id(thing) for thing in scene.objects]
+
+
+def test_of_two_things_in_a_picture_the_order_is_asked_along_every_axis_that_shows_one():
+  asked_of = Counter()
+  for seed in range(100):
+    scene, asked = draw(seed, min_objects=2, max_objects=2)
+    one, two = scene.objects
+    plain = [abs(one.x - two.x) > 0.2, abs(one.y - two.y) > 0.2]
+    orders = [q.question for q in asked if q.kind == "relation"]
+    assert ["left or right" in q for q in orders] == [True] * plain[0] + [False] * plain[1]
+    asked_of[sum(plain)] += 1
+  assert min(asked_of[1], asked_of[2]) >= 10, asked_of
 
 
 def test_every_kind_is_chosen_alike():
