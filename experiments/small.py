@@ -103,7 +103,7 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   for kind in ("drawn_images", "drawn_videos", "seen_images", "seen_videos"):
     slots[kind] *= 2
   config.train.ramp.update(start=2, end=2)
-  config.train.schedule.update(kind="cosine", peak=config.train.schedule.peak / 2)
+  config.train.schedule.update(kind="cosine", peak=3e-3)
   if not tiny:
     config.train.steps = 7000
     config.evaluation.prompts = 512
