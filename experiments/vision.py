@@ -75,8 +75,7 @@ def get_config(arg: str = ""):
   if "pictures" in options:
     config.data.media.worlds = config.data.media.worlds[::2]
     config.data.media.slots.update(drawn_images=5, drawn_videos=0, seen_images=7, seen_videos=0)
-    config.train.steps, config.elastic.first_step = 6000, 3000
-  elif not tiny:
+  if not tiny:
     # Twice the rows, after which questions and videos went ahead of the run without them (docs/vision.md).
     config.train.ramp.update(end=2, steps=6750)
 
