@@ -182,8 +182,8 @@ def _plural(shape: str) -> str:
   return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
-def _pair(scene: Scene, rng: np.random.Generator, axis: int) -> tuple[str, str] | None:
-  """The names of two objects of which the first is plainly before the second along an axis: 0 left of it, 1 above it.
+def _pair(scene: Scene, rng: np.random.Generator, axis: int) -> tuple[str, str, int] | None:
+  """The names of two objects whose order along an axis is plain, and which of `_ORDERS[axis]` the first one is.
 
   None in a video, where the order can change while things move.
   """
@@ -195,22 +195,21 @@ def _pair(scene: Scene, rng: np.random.Generator, axis: int) -> tuple[str, str] 
     for second in _shuffled(rng, scene.objects):
       far = middle[id(second)] - middle[id(first)] > _FAR
       if far and names[id(first)] and names[id(second)]:
-        return names[id(first)], names[id(second)]
+        before, after = names[id(first)], names[id(second)]
+        return (after, before, 1) if rng.integers(2) else (before, after, 0)
   return None
 
 
 def _relation(axis: int):
   """Asks for the order of two objects of a picture along an axis."""
-  words = _ORDERS[axis]
+  alternatives = ("left or right of", "above or below")[axis]
 
   def ask(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     pair = _pair(scene, rng, axis)
     if pair is None:
       return None
-    turned = int(rng.integers(2))
-    first, second = pair[::-1] if turned else pair
-    alternatives = f"{words[0]} or {words[1]}" + " of" * (axis == 0)
-    return f"Is {first} {alternatives} {second}?", words[turned]
+    first, second, order = pair
+    return f"Is {first} {alternatives} {second}?", _ORDERS[axis][order]
 
   return ask
 
@@ -280,15 +279,14 @@ def _is_attribute(scene: Scene, rng: np.random.Generator, true: bool) -> str | N
 
 def _is_before(axis: int):
   """States the order of two objects of a picture along an axis."""
+  words = (("left of", "right of"), ("above", "below"))[axis]
 
   def state(scene: Scene, rng: np.random.Generator, true: bool) -> str | None:
     pair = _pair(scene, rng, axis)
     if pair is None:
       return None
-    turned = int(rng.integers(2))
-    first, second = pair[::-1] if turned else pair
-    word = _ORDERS[axis][turned if true else 1 - turned]
-    return f"Is {first} {word}{' of' * (axis == 0)} {second}?"
+    first, second, order = pair
+    return f"Is {first} {words[order if true else 1 - order]} {second}?"
 
   return state
 
