@@ -35,6 +35,7 @@ def get_config(arg: str = ""):
   stages.frames_12 = config_of(__file__, "visual_tokenizer", f"video,bits={_BITS},{arg}")
   stages.frames_12.start, stages.frames.start = "@pictures", "@frames_12"
   base = stages.model
+  base.model.router.bias_rate = 1e-3  # as in `look`; the second half lowers it
   base.model.update(mtp_depth=1, mtp_width=32 if tiny else 256)
   _tell_more(base, arg)
   stages.pretrain = _pretrain(base, tiny=tiny)
