@@ -73,6 +73,7 @@ def _look(model: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   look.evaluation.update(prompts=0, members=())
   look.train.steps = 20 if tiny else 2700
   look.train.schedule.warmup_steps = 5 if tiny else 60
+  look.objective.understanding_weight = 0.3  # alone it decides what is clipped, and nothing else
   return look
 
 
@@ -109,7 +110,8 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     config.model.vocab_size = 1024
     config.train.steps, config.elastic.first_step = 4400, 2000
     config.train.ramp.update(end=1, steps=0)
-    config.train.schedule.warmup_steps = 300  # heads and words that `look` never used undo the less of it
+    # The longer, the less of `look` is undone by heads and words that it never used.
+    config.train.schedule.warmup_steps = 300
     config.evaluation.prompts, config.evaluation.members = 256, ("6x16x2", "4x8x2")
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
   # weights bring the gradients in the shared layers to norms nearer to each other (docs/sharing.md); at 0.6 text had 1 %.
