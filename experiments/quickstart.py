@@ -108,15 +108,15 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 4400, 2000
+    config.train.steps, config.elastic.first_step = 4800, 2200
     config.train.ramp.update(end=1, steps=0)
     # The longer, the less of `look` is undone by heads and words that it never used.
-    config.train.schedule.warmup_steps = 300
+    config.train.schedule.warmup_steps = 500
     config.evaluation.prompts, config.evaluation.members = 256, ("6x16x2", "4x8x2")
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
   # weights bring the gradients in the shared layers to norms nearer to each other (docs/sharing.md); at 0.6 text had 1 %.
-  config.objective.update(rescale=True, text_weight=3.0, understanding_weight=0.6)
-  config.objective.update(vision_weight=2.5, audio_weight=9.0)
+  config.objective.update(rescale=True, text_weight=3.0, understanding_weight=0.9)
+  config.objective.update(vision_weight=3.0, audio_weight=9.0)
   config.text.tokenizer = "@text/tokenizer.model"
   config.vision.tokenizer = "@frames"
   config.vision.encoder = "@encoder"

@@ -42,15 +42,15 @@ class SpeakingConfig:
   """How codes are drawn.
 
   Attributes:
-    temperature: divides the logits of every level; 0 takes the likeliest code. Small runs liked 0.4, and
-      made several times as many errors at 1.
+    temperature: divides the logits of every level; 0 takes the likeliest code. Of two runs the words were a fifth
+      to a quarter less often wrong at 0.25 or 0.3 than at 0.4, and several times as often at 1.
     seed: of the draws; equal seeds and prompts give equal speech.
 
   Raises:
     ValueError: a value outside its range.
   """
 
-  temperature: float = 0.4
+  temperature: float = 0.25
   seed: int = 0
 
   def __post_init__(self):
