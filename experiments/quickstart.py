@@ -108,7 +108,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
-    config.train.steps, config.elastic.first_step = 4800, 2200
+    config.train.steps, config.elastic.first_step = 4800, 2000
     config.train.ramp.update(end=1, steps=0)
     # The longer, the less of `look` is undone by heads and words that it never used.
     config.train.schedule.warmup_steps = 500
