@@ -98,13 +98,13 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
   config.data.media.worlds = (
     of_things(pictures, 2.0), of_things(videos, 1.6), {**pairs, "weight": 0.5}
   )  # fmt: skip
-  config.data.media.tasks.update(draw=7.0, describe=1.5, answer=3.5, extend=1.0)
-  # One in eleven examples of media is about a picture of the first world, and heard: mostly a question.
-  spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.4))
+  config.data.media.tasks.update(draw=7.0, describe=1.5, answer=3.5, extend=0.7)
+  # One in fifteen examples of media is about a picture of the first world, and heard: mostly a question.
+  spoken = plain(SpokenSource(recorded=8 if tiny else 4_000, documents=0.4, weight=0.3))
   config.data.media.spoken = ({**spoken, "scenes": config.data.media.worlds[0]},)
   # Sources take turns: where this weight and the sum of all have a simple ratio, programs may never meet a logged step.
   # The words of programs are whole: dropped merges help to spell what is spoken.
-  config.data.sources = (plain(TextSource(weight=0.31, bpe_dropout=0.0)),)
+  config.data.sources = (plain(TextSource(weight=0.26, bpe_dropout=0.0)),)
   config.data.bpe_dropout = speech.data.bpe_dropout
   if not tiny:
     config.model.vocab_size = 1024
@@ -115,8 +115,8 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     config.evaluation.prompts, config.evaluation.members = 256, ("6x16x2", "4x8x2")
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The
   # weights bring the gradients in the shared layers to norms nearer to each other (docs/sharing.md); at 0.6 text had 1 %.
-  config.objective.update(rescale=True, text_weight=3.0, understanding_weight=0.9)
-  config.objective.update(vision_weight=3.0, audio_weight=9.0)
+  config.objective.update(rescale=True, text_weight=3.0, understanding_weight=0.75)
+  config.objective.update(vision_weight=3.5, audio_weight=12.0)
   config.text.tokenizer = "@text/tokenizer.model"
   config.vision.tokenizer = "@frames"
   config.vision.encoder = "@encoder"

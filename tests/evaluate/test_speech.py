@@ -157,10 +157,10 @@ def test_the_table_is_aligned_and_its_json_has_every_figure(of_model):
   row = next(line for line in table if line.startswith("text -> speech: word_error"))
   assert len(row) == len(head) and row.endswith("0.000")
   last = next(line for line in table if line.startswith("seconds a second of sound"))
-  assert len(last.split()[-2:]) == 2 and "temperature 0.4" in table[-3]
+  assert len(last.split()[-2:]) == 2 and "temperature 0.25" in table[-3]
   values = json.loads(json.dumps(of_model.to_json()))
   assert values["scores"] == of_model.scores and values["prompts"] == 2
-  assert "shown" not in values and values["speaking"]["temperature"] == 0.4
+  assert "shown" not in values and values["speaking"]["temperature"] == 0.25
   assert set(values["streaming"][SMALL]) == {"first_ms", "stall_ms", "real_time_factor"}
 
 
