@@ -59,7 +59,8 @@ def _tell_more(config: ml_collections.ConfigDict, arg: str) -> None:
   media.worlds = ({**pictures, "weight": 1.6}, {**videos, "weight": 2.0}, pairs)
   _add_worlds(config, arg, moving_pairs=0.5, shapes=0.3)
   media.spoken = ({**media.spoken[0], "documents": 0.2, "weight": 0.7},)
-  media.tasks.update(draw=8.0, describe=2.5, answer=4.5)
+  media.tasks.update(draw=8.0, describe=2.5, answer=4.5, extend=1.0)
+  config.data.sources = ({**config.data.sources[0], "weight": 0.31},)
   # At 2.5, 0.6, 4.5, 7 programs had 2 % of the gradient in the shared layers in the end, bits 70 % (docs/sharing.md).
   config.objective.update(text_weight=10.0, understanding_weight=0.8)
   config.objective.update(vision_weight=3.0, audio_weight=9.0)
