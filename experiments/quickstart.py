@@ -110,7 +110,7 @@ def _model(arg: str, things: int) -> ml_collections.ConfigDict:
     config.model.vocab_size = 1024
     config.train.steps, config.elastic.first_step = 4800, 2000
     config.train.ramp.update(end=1, steps=0)
-    # The longer, the less of `look` is undone by heads and words that it never used.
+    # Heads and words that `look` never used undo what it learnt; in runs with this and told heavier, less.
     config.train.schedule.warmup_steps = 500
     config.evaluation.prompts, config.evaluation.members = 256, ("6x16x2", "4x8x2")
   # Each loss over its running mean: a bit ends near 0.02 nats and a code at 2, and the former would be drowned. The

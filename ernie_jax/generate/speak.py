@@ -42,8 +42,8 @@ class SpeakingConfig:
   """How codes are drawn.
 
   Attributes:
-    temperature: divides the logits of every level; 0 takes the likeliest code. Of two runs the words were a fifth
-      to a quarter less often wrong at 0.25 or 0.3 than at 0.4, and several times as often at 1.
+    temperature: divides the logits of every level; 0 takes the likeliest code. At 0.25 a
+      quickstart said 0.089 of its words wrong, at 0.4 0.108; at 1 small runs erred several times as often.
     seed: of the draws; equal seeds and prompts give equal speech.
 
   Raises:
