@@ -1,4 +1,5 @@
-"""The reference run: every stage of the report's recipe in small, on a laptop: two to three hours on 2 cores.
+"""The reference run: every stage of the report's recipe in small, on a laptop: two and a half hours on 2 cores,
+nearly four on slow ones.
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
@@ -48,7 +49,7 @@ def get_config(arg: str = ""):
   if not tiny:
     # Shapes of videos that are rebuilt were right in 0.95 after 12,000 steps at half the rate, and 0.99 after these.
     stages.frames_12.train.steps, stages.frames.train.steps = 5000, 24_000
-    look.train.steps = 5000
+    look.train.steps = 8000
   return config
 
 
@@ -85,9 +86,9 @@ def _pretrain(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.
   # 3e-3, where the second half begins too, it goes on falling.
   config.train.schedule.update(kind="constant", peak=3e-3, warmup_steps=10 if tiny else 500)
   config.evaluation.prompts = 0
-  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 1500)
+  config.train.ramp.update(start=1, end=2, steps=20 if tiny else 2250)
   if not tiny:
-    config.train.steps, config.elastic.first_step = 3000, 1500
+    config.train.steps, config.elastic.first_step = 4500, 2250
   return config
 
 
@@ -109,6 +110,6 @@ def _model(base: ml_collections.ConfigDict, *, tiny: bool) -> ml_collections.Con
   config.train.ramp.update(start=2, end=2)
   config.train.schedule.update(kind="cosine", peak=3e-3)
   if not tiny:
-    config.train.steps = 4500
+    config.train.steps = 7000
     config.evaluation.prompts = 512
   return config
