@@ -1,5 +1,5 @@
 """The reference run: every stage of the report's recipe in small, on a laptop: two and a half hours on 2 cores,
-nearly four on slow ones.
+about four on slow ones (reckoned).
 
   ./launch/local.sh python -m ernie_jax.train --config=experiments/small.py --workdir=runs/small
 
